@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 features = typer.Typer(
     help="Extract, list, verify and import stored features.", no_args_is_help=True, rich_markup_mode=None
 )
+TEXTS_AT_ONCE = 64
 SHOWN = 10
 """Number of failed files that are printed; failed.jsonl lists all of them."""
 Store = Annotated[Path, typer.Option(envvar="VIDTUNE_FEATURES", help="Folder of the store.")]
@@ -114,6 +115,7 @@ def extract(
     import tempfile
 
     from vidtune.features.extract import extract as run
+    from vidtune.features.extract import extract_texts
     from vidtune.features.media_listing import refs_of_folder, share_of
     from vidtune.features.towers import named_extraction
     from vidtune.machine.cores import media_workers
@@ -154,7 +156,10 @@ def extract(
 
         def store_one(work: "Extraction") -> "Mapping[str, StreamReport]":
             refs = work.refs if videos is None else refs_of_folder(videos, work.streams.values())
-            return run(share_of(refs, *share), work.streams, pool, batch_size=batch_size, progress=progress)
+            reports = run(share_of(refs, *share), work.streams, pool, batch_size=batch_size, progress=progress)
+            if work.texts is not None and share[0] == 0:
+                reports["text"] = extract_texts(work.texts, TEXTS_AT_ONCE, progress)
+            return reports
 
         _store_all(found, store_one)
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+import torch
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.features.cache import FeatureCache
-from vidtune.features.collection import FAILED, append_records
-from vidtune.features.tower_stream import StreamReport, TowerStream, reads_alike
+from vidtune.features.collection import FAILED, append_records, text_key
+from vidtune.features.tower_stream import StreamReport, TextVectors, TowerStream, reads_alike
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.machine.records import read_records
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
@@ -60,6 +61,29 @@ def extract(
             stream.cache.flush()  # after Ctrl-C, too
     progress("files", len(refs), len(refs))
     return work.reports
+
+
+@torch.no_grad()
+def extract_texts(texts: TextVectors, batch_size: int, progress: ProgressCallback = no_progress) -> StreamReport:
+    """Put the vectors of all texts into the store. Equal texts are read once.
+
+    Args:
+        batch_size: number of texts that are read at once.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    by_key = {text_key(ids): ids for ids in texts.ids}
+    rest = [key for key in by_key if key not in texts.cache.collection]
+    for first in range(0, len(rest), batch_size):
+        some = rest[first : first + batch_size]
+        vectors = texts.read([torch.from_numpy(by_key[key]) for key in some])
+        for key, vector in zip(some, vectors, strict=True):
+            texts.cache.add(key, vector, wait=True)
+        progress("texts", first + len(some), len(rest))
+    texts.cache.flush()
+    _require_store(texts.cache)
+    return StreamReport(stored=len(rest), found=len(by_key) - len(rest))
 
 
 @dataclass(frozen=True)

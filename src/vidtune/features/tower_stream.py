@@ -3,9 +3,9 @@
 Legend: B items encoded together, N tokens, C tower width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class TowerStream:
         cache: features of the tower in the store.
         taps: hidden states of the tower that are stored; empty: its output.
         connector: config of the connector, which may condense the features.
+        pooled: whether the pooled output of the tower is stored, and not its features.
     """
 
     name: str
@@ -38,13 +39,21 @@ class TowerStream:
     cache: FeatureCache
     taps: tuple[int, ...] = ()
     connector: Any = None
+    pooled: bool = False
 
     @classmethod
     def of(
-        cls, config: VideoLMConfig, stream: str, tower: nn.Module, preprocessing: Preprocessing, cache: FeatureCache
+        cls,
+        config: VideoLMConfig,
+        stream: str,
+        tower: nn.Module,
+        preprocessing: Preprocessing,
+        cache: FeatureCache,
+        pooled: bool = False,
     ) -> "TowerStream":
         """Returns a stream of a model with its frozen tower."""
-        return cls(stream, tower, preprocessing, cache, config.taps(stream), config.connector_of(stream))
+        taps, connector = config.taps(stream), config.connector_of(stream)
+        return cls(stream, tower, preprocessing, cache, taps, connector, pooled)
 
     @property
     def takes_lists(self) -> bool:
@@ -61,24 +70,41 @@ class TowerStream:
             arrays: preprocessed items; all have the same shape unless the tower takes lists.
             extras: extras of each item by name; None: there are none.
 
-        Shape: B of *item -> B of (N, C); with K taps (K, N, C); what the connector makes of it if it condenses
+        Shape: B of *item -> B of (N, C); with K taps (K, N, C); what the connector makes of it if it condenses; pooled
+            (C,)
         """
         weight = next(self.tower.parameters())
         values = [torch.as_tensor(array).to(weight.device) for array in arrays]
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
-            options = {"taps": self.taps} if self.taps else {}
+            encode = cast(Any, self.tower).pooled if self.pooled else self.tower
+            options = {"taps": self.taps} if self.taps and not self.pooled else {}
 
             def run(parts: Tensor | Sequence[Tensor]) -> list[Tensor]:
                 items = [self.preprocessing.to_float(part).to(weight.dtype) for part in parts]
-                return list(self.tower(items if self.takes_lists else torch.stack(items), **options))
+                return list(encode(items if self.takes_lists else torch.stack(items), **options))
 
-            if not condenses(self.connector):
+            if self.pooled or not condenses(self.connector):
                 return run(values)
             given = [
                 {name: torch.as_tensor(extra).to(weight.device) for name, extra in each.items()}
                 for each in (extras or [{} for _ in values])
             ]
             return condensed(self.tower, run, self.connector, values, given)
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Texts whose vectors are to be stored.
+
+    Args:
+        read: function that makes the vectors of token ids, n of (T,) -> (n, W).
+        cache: vectors of the text tower in the store.
+        ids: token ids of each text, (T,) int64.
+    """
+
+    read: Callable[[Sequence[Tensor]], Tensor]
+    cache: FeatureCache
+    ids: Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -90,12 +116,14 @@ class Extraction:
         streams: streams by name.
         refused: one line for every stream that is not extracted, with the reason.
         refs: media that the streams read.
+        texts: texts that a text tower reads; None: none does.
     """
 
     title: str
     streams: dict[str, TowerStream]
     refused: list[str] = field(default_factory=list)
     refs: list[MediaRef] = field(default_factory=list)
+    texts: TextVectors | None = None
 
 
 @dataclass

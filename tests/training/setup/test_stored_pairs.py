@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from launched import largest_difference, log_lines
 from test_contrastive_stage import comparing, pairs
+from test_extraction import command
 from test_stored_features import held, with_store
 from training_world import COLOURS, conversation
 
+from vidtune.cli.main import run as run_command
 from vidtune.media import pool as pool_module
 from vidtune.models.text_alignment.contrast import Contrast
 from vidtune.models.towers.clip import ClipTower
@@ -88,3 +90,20 @@ def test_pooled_outputs_and_features_of_one_tower_are_kept_apart(
     found = [opened(comparing(contrast=how, **FROZEN), tmp_path / name) for name, how in pools.items()]
     one, other = ({stream: cache.spec.key for stream, cache in stored.towers.items()} for stored in found)
     assert one["image"] == other["image"] and one["video"] != other["video"]
+
+
+def test_extraction_stores_what_the_stage_reads(
+    comparing: Callable[..., Recipe], tmp_path: Path, work: Counter[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(comparing(**{**FROZEN, "max_steps": 1}), tmp_path / "aligned", progress=False)
+    text = str(tmp_path / "aligned/align/final")
+    recipe = with_store(comparing(contrast={"text_tower": text}, **FROZEN), str(tmp_path / "store"))
+    words = command(recipe, tmp_path)
+    assert run_command(words) == 0
+    told = capsys.readouterr().out
+    assert f"video: {len(COLOURS)} stored" in told and f"text: {TEXTS} stored, 0 found" in told
+    work.clear()
+    train(recipe, tmp_path / "out", progress=False)
+    assert not work
+    assert run_command(words) == 0
+    assert f"text: 0 stored, {TEXTS} found" in capsys.readouterr().out

@@ -2,33 +2,38 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from vidtune.checkpoints.build import tower_of_checkpoint, tower_of_recipe
+from vidtune.checkpoints.parts.contrast import ContrastParts
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
-from vidtune.features.collection import stream_spec
+from vidtune.features.collection import stream_spec, text_spec
 from vidtune.features.media_listing import refs_read
-from vidtune.features.tower_stream import Extraction, TowerStream
+from vidtune.features.tower_stream import Extraction, TextVectors, TowerStream
 from vidtune.features.towers import frozen
 from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.media_reading import no_pooled_output
 from vidtune.models.resizing import resized_tower
+from vidtune.models.text_alignment.contrast import TEXT_TOWER, pooled_sizes
+from vidtune.processing.captions import caption_of
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.inspection.dry_run import starting_config
 from vidtune.training.setup.checks import check_stages, chosen_stages
-from vidtune.training.setup.examples import stage_processor
-from vidtune.training.setup.parameters import component_names, select_components
+from vidtune.training.setup.examples import compared_with, stage_processor
+from vidtune.training.setup.parameters import component_names, prepare_contrast, select_components
 from vidtune.training.setup.run_folder import FINAL
-from vidtune.training.setup.starting_model import sizes_of
+from vidtune.training.setup.starting_model import frozen_dtype, sizes_of
 from vidtune.training.setup.stored_features import unstorable
 
 
@@ -84,11 +89,15 @@ def _stage_extraction(
     held = {ref.stream for ref in refs}
     found = Extraction(f"stage {stage.name}", {})
     identities = MediaIdentities()
+    compared = compared_with(recipe, number, config, run)
     towers: dict[str, torch.nn.Module] = {}
     trained = trained_towers(stage, config)
     for stream in [name for name in processor.streams if name in held and name in (wanted or held)]:
         name, how = config.streams[stream]["tower"], processor.preprocessing[stream]
         reason = unstorable(recipe, stage, stream, name, how, name in trained)
+        pooled = compared is not None and stream not in compared.config.mean
+        if pooled and stream not in pooled_sizes(config, ()):
+            raise UserError(f"stage {stage.name!r}: {no_pooled_output(stream, config)}")
         if reason is not None:
             if wanted:
                 raise UserError(f"{reason}: its features cannot be stored")
@@ -101,11 +110,41 @@ def _stage_extraction(
                 raise UserError(f"stream {stream}: the model is without its tower; name its weights in towers.{name}")
             tower = resized_tower(tower, config, name, sizes_of(stage))
             towers[name] = frozen(tower, TORCH_DTYPES[kind], device)
-        spec = stream_spec(config, stream, towers[name], how, kind, {"system": recipe.system})
+        spec = stream_spec(config, stream, towers[name], how, kind, {"system": recipe.system}, pooled)
         cache = FeatureCache(store, spec, identities)
-        found.streams[stream] = TowerStream.of(config, stream, towers[name], how, cache)
+        found.streams[stream] = TowerStream.of(config, stream, towers[name], how, cache, pooled)
     found.refs.extend(ref for ref in refs if ref.stream in found.streams)
-    return found
+    if compared is None or wanted:
+        return found
+    return replace(found, texts=_texts(recipe, stage, config, compared, store, tables, device))
+
+
+def _texts(
+    recipe: Recipe,
+    stage: Stage,
+    config: VideoLMConfig,
+    compared: ContrastParts,
+    store: Path,
+    tables: Path,
+    device: torch.device,
+) -> TextVectors | None:
+    """The texts of a contrastive stage, for its text tower; None if that trains, or gets random weights."""
+    trained = select_components(component_names(config, stage), stage.train, stage.name)
+    if TEXT_TOWER in trained or compared.text is None:
+        return None
+    contrast = compared.build(recipe.seed)
+    prepare_contrast(contrast, trained, frozen_dtype(stage))
+    cache = FeatureCache(store, text_spec(contrast.text_tower, {"system": recipe.system}))
+    table = AnnotationTable.open(stage.data, tables)
+    texts = dict.fromkeys(caption_of(table[index]) for index in range(len(table)))
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=stage.precision == "bfloat16")
+    contrast.to(device).eval()
+
+    def read(ids: Sequence[torch.Tensor]) -> torch.Tensor:
+        with autocast():
+            return contrast.text_vectors([text.to(device) for text in ids])
+
+    return TextVectors(read, cache, [compared.captions(text) for text in texts if text])
 
 
 def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[MediaRef]:
