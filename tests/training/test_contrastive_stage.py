@@ -23,6 +23,7 @@ from vidtune.processing.batch import Batch, pack
 from vidtune.recipe.files import dump_recipe
 from vidtune.recipe.types import Recipe
 from vidtune.training.forward import PairForward
+from vidtune.training.inspection.doctor import examine
 from vidtune.training.inspection.dry_run import forecast
 from vidtune.training.packs.transfer import Transfer
 from vidtune.training.pair_step import NumberedBatch, PairStep
@@ -215,6 +216,28 @@ def test_an_aligned_tower_is_the_same_in_a_later_stage_and_read_from_the_result(
         if name.startswith("towers."):
             assert torch.equal(in_turn.pop(name), value) and torch.equal(read.pop(name), value)
     assert not in_turn and not read
+
+
+def test_features_of_an_aligned_tower_are_one_collection_by_stage_and_by_result(
+    comparing, make_recipe, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = {"name": "connect", "train": {"connectors": 1e-2}, "max_steps": 1}
+    before, after = comparing(), make_recipe(pairs(), stages=[later])
+    both = before.model_copy(update={"stages": (*before.stages, *after.stages)})
+    by_result = after.model_copy(update={"towers": dict.fromkeys(("image", "video"), str(alone / "align/final"))})
+    path, options = tmp_path / "recipe.yaml", ["--store", str(tmp_path / "store"), "--workers", "0"]
+    for recipe, more, said in (
+        (both, ["--stage", "connect", "--out", str(alone)], f"video: {len(COLOURS)} stored, 0 found"),
+        (by_result, [], f"video: 0 stored, {len(COLOURS)} found"),
+    ):
+        path.write_text(dump_recipe(recipe))
+        assert run_command(["features", "extract", str(path), *options, *more]) == 0
+        assert said in capsys.readouterr().out
+
+
+def test_the_doctor_measures_a_contrastive_step(comparing) -> None:
+    found = examine(comparing(workers=0), steps=1)
+    assert found.samples == 2 and found.parts["backward"] > 0
 
 
 def test_its_vectors_are_evaluated_by_retrieval(setup: StageSetup, alone: Path, media: Path, tmp_path: Path) -> None:

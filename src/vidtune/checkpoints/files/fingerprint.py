@@ -13,6 +13,8 @@ from vidtune.foreign.files import open_foreign
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
+CONTRAST = "contrast"
+"""Folder of a result that holds what a contrastive stage compared its towers with."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model")
 WHOLE_FILE_LIMIT = 64 * 2**20
 SAMPLED_BLOCKS = 64
@@ -28,8 +30,7 @@ def checkpoint_fingerprint(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     # Adapters of components other than the language model lie in folders of their own.
-    # So does what a contrastive stage compared its towers with.
-    below = ("*/adapter_model.safetensors", "contrast/*")
+    below = ("*/adapter_model.safetensors", f"{CONTRAST}/*")
     inside = [*path.iterdir(), *(file for one in below for file in path.glob(one))] if path.is_dir() else [path]
     files = sorted(file for file in inside if file.suffix in WEIGHT_SUFFIXES)
     if not files:

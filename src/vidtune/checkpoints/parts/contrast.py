@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
+from vidtune.checkpoints.files.fingerprint import CONTRAST
 from vidtune.checkpoints.files.folder import CONFIG, CheckpointFiles
 from vidtune.checkpoints.files.tensors import require_dtypes, write_state
 from vidtune.checkpoints.parts.model_settings import names_of
@@ -28,7 +29,7 @@ from vidtune.recipe import types
 from vidtune.recipe.types import Recipe
 from vidtune.spelling import suggestion
 
-FOLDER, MODEL_TYPE = "contrast", "vidtune_contrast"
+MODEL_TYPE = "vidtune_contrast"
 _TEXT, _PROJECTION, _SCALE, _BIAS = (
     ("text_model.", "text_projection."),
     "visual_projection",
@@ -154,7 +155,7 @@ def _require_widths(config: VideoLMConfig, sizes: Mapping[str, int | None], text
 
 def contrast_files(place: str | Path) -> CheckpointFiles:
     """Return the files of a text tower: of the folder ``contrast`` of a result, or those of the place itself."""
-    inner = Path(place) / FOLDER
+    inner = Path(place) / CONTRAST
     return CheckpointFiles(inner if inner.is_dir() else place)
 
 
@@ -166,7 +167,7 @@ def load_contrast(place: str | Path) -> tuple[Contrast, CaptionTokenizer]:
     """
     files = contrast_files(place)
     if not _is_ours(files):
-        raise UserError(f"{place}: holds no folder {FOLDER}; give the result of a stage with objective: contrastive")
+        raise UserError(f"{place}: holds no folder {CONTRAST}; give the result of a stage with objective: contrastive")
     try:
         sizes = {name: files.config[name] for name in ("projections", "mean", "loss")}
         found = ContrastConfig(text=text_config(files), **{**sizes, "mean": tuple(sizes["mean"])})
@@ -182,7 +183,7 @@ def write_contrast(folder: Path, config: ContrastConfig, state: Mapping[str, Ten
     Args:
         state: weights by the names of :class:`Contrast`.
     """
-    inner = folder / FOLDER
+    inner = folder / CONTRAST
     inner.mkdir()
     renamed = {name.removeprefix("text_tower.").removeprefix("temperature."): value for name, value in state.items()}
     write_state(renamed, inner)
@@ -256,7 +257,7 @@ def _start(recipe: Recipe, number: int, out: Path | None, where: str) -> str | i
     if source in earlier and recipe.stages[earlier.index(source)].objective == "contrastive":
         final = None if out is None else out / source / "final"
         return str(final) if final is not None and final.is_dir() else earlier.index(source)
-    if source is not None and source not in earlier and (Path(source) / FOLDER).is_dir():
+    if source is not None and source not in earlier and (Path(source) / CONTRAST).is_dir():
         return source
     raise UserError(
         f"{where}: no text_tower, and what the stage starts from holds none; give the folder or hub id of one, or sizes"

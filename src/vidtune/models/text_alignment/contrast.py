@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.media_reading import is_trainable
+from vidtune.models.towers.clip import with_lean_activations
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Item
 
@@ -130,6 +131,7 @@ class Contrast(nn.Module):
         self.keep_text: Callable[[str, Tensor], None] | None = None
         width = config.text.projection_dim
         self.text_tower = CLIPTextModelWithProjection(config.text)
+        with_lean_activations(self.text_tower)
         sizes = {stream: size for stream, size in config.projections.items() if size is not None}
         self.projections = nn.ModuleDict({name: nn.Linear(size, width, bias=False) for name, size in sizes.items()})
         self.temperature = Temperature(config)

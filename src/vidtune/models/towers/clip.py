@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPVisionConfig
+from transformers.activations import QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 
 from vidtune.models.towers.clipwise import resized
 from vidtune.models.towers.token_grid import TokenGrid
 
+QUICK = 1.702
+"""Factor of the activation ``quick_gelu``."""
 OVER_TIME = "temporal_embedding"
 """Name of the tables of positions over time, one in every layer."""
 POSITION_STD, TIME_STD = 0.1, 0.5
@@ -119,6 +122,34 @@ def _for_frames(table: Tensor, frames: int | None) -> Tensor:
         return torch.zeros_like(table[:, :1])
     found = resized(table[0].float().cpu().numpy()[:, None, None], frames, 1)[:, 0, 0]
     return torch.from_numpy(found).to(table)[None]
+
+
+class _QuickGelu(torch.autograd.Function):
+    """x * sigmoid(1.702 x). Its gradient is that of SiLU at 1.702 x, which alone is kept: one pass over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        scaled = x * QUICK
+        ctx.save_for_backward(scaled)
+        return scaled.sigmoid().mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return torch.ops.aten.silu_backward(gradients[0], *ctx.saved_tensors)
+
+
+class QuickGelu(nn.Module):
+    """Activation ``quick_gelu`` of transformers, with less memory and fewer passes over it. Shape: any -> the same"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _QuickGelu.apply(x)
+
+
+def with_lean_activations(transformer: nn.Module) -> None:
+    """Replace the ``quick_gelu`` of all layers of a CLIP transformer, in place: the same values, a leaner gradient."""
+    for part in transformer.modules():
+        if isinstance(getattr(part, "activation_fn", None), QuickGELUActivation):
+            part.activation_fn = QuickGelu()
 
 
 class ClipEmbeddings(nn.Module):
@@ -226,6 +257,7 @@ class ClipTower(nn.Module):
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = _Encoder([self._layer(clip) for _ in range(config.num_hidden_layers)])
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        with_lean_activations(self)
 
     def _layer(self, clip: CLIPVisionConfig) -> CLIPEncoderLayer:
         if self.config.temporal_attention and self.config.num_frames:
