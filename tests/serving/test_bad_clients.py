@@ -107,10 +107,11 @@ def test_unknown_addresses_and_forms_get_the_form_of_errors(server):
         connection.sendall(b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n")
         status, reply = response(connection)
         assert status == 404 and "/v1/nothing" in reply["error"]["message"]
-    with connect(server) as connection:
-        connection.sendall(head(server, 2).replace(b"application/json", b"text/plain") + b"{}")
-        status, reply = response(connection)
-        assert status == 415
+    for kind in (b"text/plain", b"text/plain; charset=json", b"multipart/form-data; boundary=json"):
+        with connect(server) as connection:
+            connection.sendall(head(server, 2).replace(b"application/json", kind) + b"{}")
+            status, reply = response(connection)
+            assert status == 415
 
 
 def test_more_questions_than_places_are_told_when_to_come_again(server):

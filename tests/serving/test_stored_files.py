@@ -99,6 +99,13 @@ def test_files_go_by_bytes_number_and_age_and_stay_while_they_are_held(monkeypat
             two.take(b"g" * 3)
         assert problem.value.status == 429
     assert files.used == 0  # what arrived had the room of all others
+    last = keep(files, b"cc")
+    with files.arriving() as one, files.arriving() as two:
+        one.take(b"f" * 8)
+        with pytest.raises(ApiProblem, match="arrive take all the room") as problem:
+            two.take(b"g" * 3)
+    assert files.find(last).upload.size == 2  # nothing went for what was refused
+    files.remove(last)
     fourth = keep(files, b"dddddd")
     folder = files.find(fourth).upload.path.parent
     assert [path.read_bytes() for path in folder.iterdir()] == [b"dddddd"]
@@ -109,6 +116,16 @@ def test_files_go_by_bytes_number_and_age_and_stay_while_they_are_held(monkeypat
     del files, arrival, one, two, problem
     gc.collect()
     assert not folder.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_leaves_no_half_file():
+    files = StoredFiles(Limits())
+    with pytest.raises(OSError, match="No space left"), files.arriving() as arrival:
+        arrival._file.close()
+        arrival._file = Path("/dev/full").open("wb")  # noqa: SIM115 - it says so when it is closed
+        arrival.take(b"aaaa")
+    assert files.used == 0 and not list(Path(files._folder.name).iterdir())
 
 
 def test_a_file_is_sent_once_and_asked_about_by_its_id(model, folder):

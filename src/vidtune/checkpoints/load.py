@@ -18,6 +18,7 @@ from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
+from vidtune.models.language_model.quantization import is_quantized
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
 
@@ -124,7 +125,8 @@ def _sharing(
     """The model of a source on its base among other models; None: it is not among them, or in another form."""
     for model, below in others:
         fits = below is not None and is_base(below, source) and dtype in (None, model.dtype)
-        if fits and placement.quantize is None and (found := beside(model, source)) is not None:
+        as_it_was = placement.quantize is None and not any(map(is_quantized, model.modules()))
+        if fits and as_it_was and (found := beside(model, source)) is not None:
             return found
     return None
 

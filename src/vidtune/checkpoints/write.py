@@ -26,6 +26,8 @@ from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
 from vidtune.models.config import ADDED_TOKENS
 from vidtune.models.language_model.head import tied_names
+from vidtune.models.language_model.quantization import is_quantized
+from vidtune.models.low_rank import LowRank
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
@@ -39,8 +41,10 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
             checkpoint was loaded.
 
     Raises:
-        UserError: ``out`` exists and is not empty, or the format cannot hold this model.
+        UserError: ``out`` exists and is not empty, or the format cannot hold this model; or its weights are in fewer
+            bits, or shared with another model.
     """
+    _require_own_weights(checkpoint.model)
     format = format_into(out, checkpoint.model.config.system, format_name, base)
     try:
         with atomic_folder(out) as folder:
@@ -58,6 +62,15 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
                 ) from None
     except FileExistsError:
         raise UserError(f"{out}: exists already; choose another folder or remove it") from None
+
+
+def _require_own_weights(model: VideoLM) -> None:
+    """Raise UserError for a model whose weights are not those of its checkpoint, but in fewer bits or shared."""
+    for layer in model.modules():
+        if is_quantized(layer):
+            raise UserError("the language model is held in fewer bits, which no format holds; load it without quantize")
+        if isinstance(layer, LowRank):
+            raise UserError("its adapters stand beside weights of another model; load it without beside to write it")
 
 
 def format_into(out: Path, system: str, format_name: str, base: str | None = None) -> CheckpointFormat | None:

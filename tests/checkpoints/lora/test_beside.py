@@ -82,3 +82,22 @@ def test_what_is_not_the_base_or_of_another_dtype_is_not_shared(world: Path, tmp
     for given, dtype in (([other], None), ([base], "bfloat16")):
         model = vidtune.load(world / "one", device="cpu", dtype=dtype, beside=given)
         assert held(model, *given) == held(model) + held(*given)
+
+
+def test_a_model_that_shares_weights_has_its_own_layer_program_and_is_not_written(world: Path, tmp_path: Path) -> None:
+    program = [{"after": 1, "drop": ["video"], "keep": 0.5, "rule": "uniform"}]
+    base = vidtune.load(world / "base", device="cpu", layer_program=program)
+    one = vidtune.load(world / "one", device="cpu", beside=[base])
+    assert not one.network.program and base.network.program
+    with pytest.raises(vidtune.UserError, match="load it without beside"):
+        one.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_base_in_fewer_bits_is_neither_shared_nor_written(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = vidtune.load(world / "base", device="cpu", quantize="8bit")
+    one = vidtune.load(world / "one", device="cpu", beside=[base])
+    assert held(one, base) == held(one) + held(base)
+    with pytest.raises(vidtune.UserError, match="load it without quantize"):
+        base.save(tmp_path / "saved")

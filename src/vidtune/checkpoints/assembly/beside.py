@@ -52,9 +52,11 @@ def beside(model: VideoLM, source: Source) -> tuple[VideoLM, LoadReport] | None:
     plain = not any(layer.rows or layer.difference for layer in layers)
     if not plain or sum(bool(layer.adapters) for layer in layers) > 1:
         return None
-    if config_of(source).to_dict() != config_of(below).to_dict():
+    config = config_of(source)
+    if config.to_dict() != config_of(below).to_dict():
         return None
     view = sharing_copy(model)
+    view.use_layer_program(config.layer_program)  # that of the base may have been given when it was loaded
     generation.take_token_ids(view, source)
     report = LoadReport("")
     for layer in layers:

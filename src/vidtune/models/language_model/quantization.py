@@ -5,6 +5,7 @@ Source: QLoRA (arXiv:2305.14314): 4-bit normal floats, quantised constants, bflo
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -96,9 +97,8 @@ def _quantized(layer: nn.Linear, bits: Bits, compute: torch.dtype) -> nn.Module:
 
 def is_quantized(layer: nn.Module) -> bool:
     """Whether a layer was made by `quantize_linear_layers`."""
-    import bitsandbytes as bnb
-
-    return isinstance(layer, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
+    bnb = sys.modules.get("bitsandbytes")  # without it nobody has made one
+    return bnb is not None and isinstance(layer, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
 
 
 def _leave_out_constants(layer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

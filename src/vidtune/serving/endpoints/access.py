@@ -40,7 +40,7 @@ class Access:
         key = given.strip().encode() if bears else b""
         if self.api_key is not None and not secrets.compare_digest(key, self.api_key.encode()):
             raise ApiProblem(401, "the API key is missing or wrong", code="invalid_api_key")
-        kind = request.headers.get("content-type", "")
+        kind = request.headers.get("content-type", "").partition(";")[0].lower()  # any page may choose what follows
         if request.method == "POST" and "json" not in kind and not (bears and kind.startswith("multipart/")):
             message = "the body is sent as Content-Type: application/json; a form needs a header Authorization: Bearer"
             raise ApiProblem(415, message, code="unsupported_media_type")

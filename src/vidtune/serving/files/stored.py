@@ -104,10 +104,10 @@ class StoredFiles:
 
     def _take_room(self, number: int) -> None:
         self._arriving += number
-        while self.used > self.limits.files_bytes and self._files:
-            self._files.popitem(last=False)
-        if self.used > self.limits.files_bytes:
+        if self._arriving > self.limits.files_bytes:
             raise ApiProblem(429, "other files that arrive take all the room; try again later", retry_after=10)
+        while self.used > self.limits.files_bytes:
+            self._files.popitem(last=False)
 
     def _let_old_go(self) -> None:
         end = time.monotonic() - self.limits.files_seconds
@@ -150,5 +150,7 @@ class Arrival:
 
     def close(self) -> None:
         """Remove what was not kept."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:  # also where the disk has no room for its last bytes
+            self._path.unlink(missing_ok=True)

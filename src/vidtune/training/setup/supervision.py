@@ -62,9 +62,8 @@ def _require_aligned(
     """Raise RecipeError where samples do not have what the objective of the stage aligns."""
     samples = AlignedSamples(stage, config)
     blind = np.flatnonzero(~np.any([items > 0 for items in lengths.items.values()], axis=0))
-    for index in (
-        range(len(table)) if stage.objective == "contrastive" else blind[:1].tolist()
-    ):  # the rest needs no text
+    all_samples = stage.objective == "contrastive"  # the others need no text
+    for index in range(len(table)) if all_samples else blind[:1].tolist():
         try:
             samples.add(table[index], {stream: int(items[index]) for stream, items in lengths.items.items()})
         except SampleProblem as problem:

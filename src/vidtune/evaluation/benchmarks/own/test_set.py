@@ -196,6 +196,7 @@ def _files(lookup: FileLookup, root: Path, own: OwnFile, names: Sequence[str]) -
 
 def _files_of(stream: str, lookup: FileLookup, root: Path, places: Mapping[str, tuple[str, str]]) -> dict[str, Named]:
     videos = stream == "video"
+    # Path.is_dir raises OSError for a name that is too long.
     folders = {name for name in places if videos and stays_below(name) and os.path.isdir(root / name)}  # noqa: PTH112
     others = VIDEO_EXTENSIONS if videos else PICTURE_EXTENSIONS
     files = {name: place for name, place in places.items() if name not in folders}
