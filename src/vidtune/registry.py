@@ -143,7 +143,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return self.loaded[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._listed()
+        return isinstance(name, str) and name in self._listed()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._listed())

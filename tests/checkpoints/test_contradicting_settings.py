@@ -26,6 +26,7 @@ from vidtune.processing.tokenizer import load_tokenizer
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 LAYER = "model.layers.0.q_proj"
 WHERE = Path("here")
+PART_NAMES = (("towers", "video"), ("connectors", "visual"))
 
 
 def said(call: Any, *arguments: Any) -> str:
@@ -192,3 +193,54 @@ def test_a_model_in_float16_is_checked(written: Path, tmp_path: Path) -> None:  
     name = next(name for name in state if "down_proj" in name)
     save_file(state | {name: state[name] * 1e-9}, copy / "model.safetensors", metadata={"format": "pt"})
     assert f"{name}: " in (message := refused(copy, dtype=torch.float16)) and "too small for float16" in message
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        *((group, value, f"{group} is ") for group in ("towers", "streams", "packages") for value in ("text", [1], 0)),
+        *(
+            (f"{group}.strange", value, f"{group}.strange is ")
+            for group in ("towers", "connectors", "streams", "alignments")
+            for value in ("text", None, [1], 5, True)
+        ),
+        *(
+            (f"streams.video.{key}", value, f"streams.video.{key} is ")
+            for key in ("tower", "taps")
+            for value in (5, {})
+        ),
+        ("streams.video.connector_settings", "text", "streams.video.connector_settings is "),
+        *(("added_tokens.<a>", value, "added_tokens.<a> is ") for value in ("5", None, 1.5)),
+        *((f"{group}.{name}.type", [], f"unknown {group[:-1]} type") for group, name in PART_NAMES),
+        ("text_config", "text", 'text_config is "text"; expected an object'),
+        ("text_config.model_type", [], "unknown model_type"),
+        ("system", ["video_llava"], "system is "),
+        ("layer_program", {"after": 1}, "layer_program is "),
+        ("layer_program", ["text"], "layer_program[0] is "),
+        ("towers.video.patch_size", 0, "patch_size cannot be 0"),
+        ("alignments.video", {"input_size": 4, "output_size": 4, "layers": 5}, "alignments.video.layers is 5"),
+        ("alignments.video", {"input_size": 4, "output_size": 4, "layers": [0, 1], "num_heads": 0}, "cannot be 0"),
+    ],
+)
+def test_a_value_of_another_type_is_named_and_not_in_the_words_of_python(place: str, value: Any, expected: str) -> None:
+    given: dict[str, Any] = {
+        "system": "video_llava",
+        "text_config": {"model_type": "llama"},
+        "towers": {"video": {"type": "clip"}},
+        "connectors": {"visual": {"type": "mlp", "input_size": 1024, "output_size": 4096}},
+        "streams": {"video": {"tower": "video", "connector": "visual"}},
+    }
+    *outer, last = place.split(".")
+    inner = given
+    for key in outer:
+        inner = inner.setdefault(key, {})
+    inner[last] = value
+    assert expected in said(read_all, given)
+
+
+def read_all(given: dict[str, Any]) -> None:
+    config = VideoLMConfig.from_dict(given)
+    for name in config.towers:
+        config.tower(name)
+    for name in config.connectors:
+        config.connector(name)

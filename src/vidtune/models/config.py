@@ -12,7 +12,7 @@ from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.language_model.families import config_class
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.towers.absent import AbsentTower
-from vidtune.models.towers.base import TowerConfig, tower_config
+from vidtune.models.towers.base import TowerConfig, tower_config, with_sizes, written
 from vidtune.processing.stream_settings import Measure, feature_shape, is_tokenwise, tokens_of
 from vidtune.registry import (
     CONNECTORS,
@@ -55,8 +55,8 @@ class VideoLMConfig(PreTrainedConfig):
         added_tokens: text -> id of each token that the system adds to the tokenizer of the language model.
 
     Raises:
-        ValueError: a stream names a tower, connector or hidden state that does not exist, or changes a setting of its
-            connector that does not belong to what condenses.
+        ValueError: a value is of another type than said here, a stream names a tower, connector or hidden state that
+            does not exist, or changes a setting of its connector that does not belong to what condenses.
     """
 
     model_type = "vidtune"
@@ -74,7 +74,15 @@ class VideoLMConfig(PreTrainedConfig):
         layer_program: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
-        require_packages(kwargs.pop("packages", {}))
+        packages = kwargs.pop("packages", {})
+        _require_each("packages", packages, str)
+        require_packages(packages or {})
+        _require("system", system, str)
+        for group, parts in (("towers", towers), ("connectors", connectors), ("alignments", alignments)):
+            _require_each(group, parts, dict)
+        _require_streams(streams)
+        _require_each("added_tokens", added_tokens, int)
+        _require_each("layer_program", layer_program, dict, within=list)
         self.system = system
         self.text_config: PreTrainedConfig = _text_config(text_config)
         self.towers = dict(towers or {})
@@ -174,10 +182,10 @@ class VideoLMConfig(PreTrainedConfig):
 
     def alignment(self, stream: str) -> AlignmentConfig:
         """Config of the alignment head of a stream. Raises ValueError for sizes that it does not have."""
-        try:
-            return AlignmentConfig(**self.alignments[stream])
-        except TypeError as error:
-            raise ValueError(f"alignments: stream {stream!r}: {error}") from None
+        sizes = self.alignments[stream]
+        if "layers" in sizes:
+            _require_each(f"alignments.{stream}.layers", sizes["layers"], int, within=list)
+        return with_sizes(f"alignments: stream {stream!r}", AlignmentConfig, sizes)
 
     def taps(self, stream: str) -> tuple[int, ...]:
         """Numbers of the hidden states of its tower that a stream reads; empty: it reads the tower's output."""
@@ -234,6 +242,37 @@ class VideoLMConfig(PreTrainedConfig):
         return tokens_of(self.connector_of(stream), self.feature_shape(stream, shape))
 
 
+def _require(where: str, value: Any, kind: type) -> None:
+    """Raise ValueError where a value of config.json is of another type; names its place."""
+    allowed = _ALSO.get(kind, kind)
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        raise ValueError(f"{where} is {written(value)[:80]}; expected {_NAMES[kind]}")
+
+
+def _require_each(group: str, values: Any, kind: type, within: type = dict) -> None:
+    """Raise ValueError where a group, which may be None, or one of its values is of another type."""
+    if values is None:
+        return
+    _require(group, values, within)
+    named = values.items() if within is dict else enumerate(values)
+    for name, value in named:
+        _require(f"{group}.{name}" if within is dict else f"{group}[{name}]", value, kind)
+
+
+def _require_streams(streams: Any) -> None:
+    _require_each("streams", streams, dict)
+    for name, stream in (streams or {}).items():
+        for key, kind in _OF_STREAM.items():
+            if key in stream or kind is str:
+                _require(f"streams.{name}.{key}", stream.get(key), kind)
+
+
+_ALSO: dict[type, Any] = {dict: Mapping, list: list | tuple}
+_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+_OF_STREAM: dict[str, type] = {"tower": str, "connector": str, "taps": list, "connector_settings": dict}
+"""Types of the values of a stream; the texts must be there."""
+
+
 def _rules_of(system: str) -> list[tuple[Registry[Any], str]]:
     """Rules that the dialect of a system names."""
     if system not in SYSTEMS:
@@ -245,5 +284,7 @@ def _rules_of(system: str) -> list[tuple[Registry[Any], str]]:
 def _text_config(given: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:
     if isinstance(given, PreTrainedConfig):
         return given
+    if given is not None:
+        _require("text_config", given, dict)
     sizes = dict(given or {"model_type": "llama"})
     return config_class(sizes.pop("model_type", ""))(**sizes)

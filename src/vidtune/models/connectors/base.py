@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from vidtune.models.towers.base import require_sizes
+from vidtune.models.towers.base import with_sizes
 from vidtune.registry import CONNECTORS
 
 
@@ -64,8 +64,4 @@ def connector_config(spec: dict[str, Any]) -> ConnectorConfig:
     kind = sizes.pop("type", None)
     if kind not in CONNECTORS:
         raise ValueError(f"unknown connector type {kind!r}; known: {', '.join(sorted(CONNECTORS))}")
-    require_sizes(f"connector {kind!r}", CONNECTORS[kind], sizes)
-    try:
-        return CONNECTORS[kind](**sizes)
-    except TypeError as error:
-        raise ValueError(f"connector {kind!r}: {error}") from None
+    return with_sizes(f"connector {kind!r}", CONNECTORS[kind], sizes)

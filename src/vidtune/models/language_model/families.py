@@ -100,8 +100,9 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
     Raises:
         ValueError: the model_type is not known.
     """
-    own = family.config if (family := LANGUAGE_MODELS.get(model_type)) else None
-    if own is None and model_type not in CONFIG_MAPPING:
+    known = isinstance(model_type, str)
+    own = family.config if known and (family := LANGUAGE_MODELS.get(model_type)) else None
+    if own is None and not (known and model_type in CONFIG_MAPPING):
         raise ValueError(f"unknown model_type {model_type!r}")
     return own or CONFIG_MAPPING[model_type]
 

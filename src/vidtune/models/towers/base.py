@@ -5,17 +5,19 @@ The config of a tower is a frozen dataclass that states shapes and builds the to
 Legend: B items, N tokens of an item, C tower width, K tapped hidden states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
 from vidtune.registry import TOWERS
 from vidtune.spelling import suggestion
+
+Part = TypeVar("Part")
 
 
 class TowerConfig(Protocol):
@@ -84,11 +86,19 @@ def tower_config(spec: dict[str, Any]) -> TowerConfig:
     kind = sizes.pop("type", None)
     if kind not in TOWERS:
         raise ValueError(f"unknown tower type {kind!r}; known: {', '.join(sorted(TOWERS))}")
-    require_sizes(f"tower {kind!r}", TOWERS[kind], sizes)
+    return with_sizes(f"tower {kind!r}", TOWERS[kind], sizes)
+
+
+def with_sizes(what: str, kind: Callable[..., Part], sizes: Mapping[str, Any]) -> Part:
+    """The config of a part with these sizes. Raises ValueError for those that it cannot have; begins with ``what``."""
+    require_sizes(what, kind, sizes)
     try:
-        return TOWERS[kind](**sizes)
+        return kind(**sizes)
     except TypeError as error:
-        raise ValueError(f"tower {kind!r}: {error}") from None
+        raise ValueError(f"{what}: {error}") from None
+    except ZeroDivisionError:
+        zero = [name for name, value in sizes.items() if type(value) in (int, float) and value == 0]
+        raise ValueError(f"{what}: {', '.join(zero)} cannot be 0") from None
 
 
 def require_sizes(what: str, kind: Any, sizes: Mapping[str, Any]) -> None:
@@ -104,10 +114,10 @@ def require_sizes(what: str, kind: Any, sizes: Mapping[str, Any]) -> None:
         allowed = get_args(types[name]) if union else (types[name],)
         if set(allowed) <= _NAMES.keys() and not any(_is(value, one) for one in allowed):
             expected = " or ".join(_NAMES[one] for one in allowed)
-            raise ValueError(f"{what}: {name} is {_written(value)}; expected {expected}")
+            raise ValueError(f"{what}: {name} is {written(value)}; expected {expected}")
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as a recipe writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
