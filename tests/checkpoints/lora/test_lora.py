@@ -1,5 +1,7 @@
 """Low-rank adapters in a component: where they are put, how they start, what they leave alone."""
 
+import logging
+
 import pytest
 import torch
 from tiny_models import packed, random_example, tiny_model
@@ -29,6 +31,13 @@ def move(part: torch.nn.Module) -> None:
 @pytest.fixture
 def model() -> VideoLM:
     return tiny_model()
+
+
+def test_a_package_that_peft_imports_does_not_ask_for_others(model, monkeypatch):
+    talkative = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    monkeypatch.setattr(talkative, "level", logging.NOTSET)
+    add_adapters(model.language_model, LoRA(rank=3), 0, "here")
+    assert talkative.level == logging.ERROR
 
 
 def test_all_linear_layers_but_the_head_are_adapted_in_the_named_component_only(model):

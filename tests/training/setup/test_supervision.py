@@ -74,5 +74,6 @@ def test_parts_that_no_sample_reaches_are_said_or_refused(make_recipe, tmp_path)
         list(forecast(make_recipe(videos, train={"towers.image": 1e-3})))
     setup = set_up(make_recipe(videos, train={"towers.*": 1e-3}), 0, tmp_path, progress=False)
     assert setup.data.notes == [
-        "trains towers.image, but no sample has an item of its streams: only weight decay changes it"
+        "trains towers.image, but no sample has an item of its streams: only weight decay changes it; "
+        "leave it out of train, or add such data"
     ]

@@ -9,6 +9,7 @@ from torch import nn
 from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.errors import UserError
 from vidtune.models.language_model.head import output_head
+from vidtune.models.language_model.quantization import quiet_bitsandbytes
 from vidtune.recipe.types import LoRA
 from vidtune.spelling import suggestion
 
@@ -64,6 +65,7 @@ def add_adapters(part: nn.Module, settings: LoRA, seed: int, where: str) -> list
     Raises:
         UserError: see :func:`target_layers`.
     """
+    quiet_bitsandbytes()
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 

@@ -36,6 +36,11 @@ def require_bitsandbytes(where: str) -> None:
     """
     if find_spec("bitsandbytes") is None:
         raise UserError(f"{where}: needs the package bitsandbytes; pip install bitsandbytes")
+    quiet_bitsandbytes()
+
+
+def quiet_bitsandbytes() -> None:
+    """Let bitsandbytes, which PEFT imports too, warn of nothing that a user of a CPU can do without."""
     for part in _TALKATIVE:
         logging.getLogger(f"bitsandbytes.{part}").setLevel(logging.ERROR)
 

@@ -90,7 +90,7 @@ def _unreached(stage: Stage, config: VideoLMConfig, lengths: LengthTable) -> lis
         raise RecipeError(
             f"stage {stage.name!r}: {said}, so that nothing would be trained; add such data, or mend train"
         )
-    return [f"{said}: only weight decay changes it"]
+    return [f"{said}: only weight decay changes it; leave it out of train, or add such data"]
 
 
 def _reasons(table: AnnotationTable, make: ExampleMaker, without: np.ndarray) -> str:
