@@ -12,7 +12,7 @@ from vidtune.checkpoints.assembly.beside import beside, is_base
 from vidtune.checkpoints.assembly.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.placement.memory import memory_in_words, needed_memory, require_memory
-from vidtune.checkpoints.placement.moving import place_model
+from vidtune.checkpoints.placement.moving import place_model, stands_there
 from vidtune.checkpoints.placement.place import Placement
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
@@ -90,7 +90,7 @@ def load_checkpoint(
         placement: devices of the parts, and bits of the language model; None: all on ``device`` as it is.
         said: is told, before weights are read, how much memory they need; of large models alone.
         others: models in memory and what they were loaded from. Where one of them is the base of the checkpoint, in
-            this dtype, its weights are shared where it is, and adapters stay beside them.
+            this dtype and where this one is to stand, its weights are shared, and adapters stay beside them.
 
     Raises:
         UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer, or more weights
@@ -126,7 +126,7 @@ def _sharing(
     for model, below in others:
         fits = below is not None and is_base(below, source) and dtype in (None, model.dtype)
         as_it_was = placement.quantize is None and not any(map(is_quantized, model.modules()))
-        if fits and as_it_was and (found := beside(model, source)) is not None:
+        if fits and as_it_was and stands_there(model, placement) and (found := beside(model, source)) is not None:
             return found
     return None
 

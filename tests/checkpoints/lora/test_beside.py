@@ -9,9 +9,11 @@ from synthetic_clips import write_clip
 from tiny_checkpoint import write_checkpoint
 
 import vidtune
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.lora.adapter_files import adapter_config, adapter_from_state
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, weight_sample, write_bundle
 from vidtune.checkpoints.lora.injection import add_adapters
+from vidtune.checkpoints.placement.place import Placement
 from vidtune.recipe.types import LoRA
 
 QUESTIONS = ["What moves?", "Who is it?"]
@@ -82,6 +84,15 @@ def test_what_is_not_the_base_or_of_another_dtype_is_not_shared(world: Path, tmp
     for given, dtype in (([other], None), ([base], "bfloat16")):
         model = vidtune.load(world / "one", device="cpu", dtype=dtype, beside=given)
         assert held(model, *given) == held(model) + held(*given)
+
+
+def test_a_base_that_stands_elsewhere_is_not_shared(world: Path) -> None:
+    base = load_checkpoint(world / "base")
+    one = load_checkpoint(world / "one", device="meta", others=[(base.model, base.source)])
+    assert {weight.device.type for weight in one.model.parameters()} == {"meta"}
+    parts = Placement("cpu", parts={"towers": "meta"})
+    two = load_checkpoint(world / "one", placement=parts, others=[(base.model, base.source)])
+    assert {weight.device.type for weight in two.model.towers.parameters()} == {"meta"}
 
 
 def test_a_model_that_shares_weights_has_its_own_layer_program_and_is_not_written(world: Path, tmp_path: Path) -> None:

@@ -43,6 +43,20 @@ def place_model(model: VideoLM, placement: Placement) -> None:
         settle(model.language_model)
 
 
+def stands_there(model: VideoLM, placement: Placement) -> bool:
+    """Whether the parts of a model are on the devices of a placement already."""
+    for name, part in model.named_children():
+        devices = placement.devices if name == "language_model" else (placement.of(name),)
+        if {_numbered(weight.device) for weight in part.parameters()} - {_numbered(torch.device(d)) for d in devices}:
+            return False
+    return True
+
+
+def _numbered(device: torch.device) -> tuple[str, int]:
+    """A device without a number is the first of its kind."""
+    return device.type, device.index or 0
+
+
 @torch.inference_mode()
 def settle(language_model: PreTrainedModel) -> None:
     """Run every layer in few bits once: the first run changes how it holds its weight, which no two threads may do."""
