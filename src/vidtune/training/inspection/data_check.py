@@ -26,7 +26,7 @@ from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import counted
 from vidtune.training.setup.checks import check_stages, chosen_stages
-from vidtune.training.setup.examples import check_features, example_maker
+from vidtune.training.setup.examples import check_features, example_maker, for_stage
 from vidtune.training.setup.exclusions import too_many
 from vidtune.training.setup.pairs import REFUSED, AlignedSamples
 from vidtune.training.setup.run_folder import CHECKED_FILES, EXCLUSIONS, MEDIA_FACTS, TABLES, check_recipe, held
@@ -75,7 +75,7 @@ def check_recipe_data(
         media_info = ProbeCache(folder / TABLES / MEDIA_FACTS).get
         for stage in stages:
             config, processor = starts[stage.name]
-            own = processor.with_preprocessing(stage.media)
+            own = for_stage(processor, stage)
             own.media_info = media_info
             yield stage, _check_stage(recipe, stage, config, own, folder, decode, _of_stage(stage.name, progress))
 

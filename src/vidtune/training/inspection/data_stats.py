@@ -30,7 +30,7 @@ from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import counted
 from vidtune.training.inspection.data_check import processor_of_each_stage
 from vidtune.training.setup.checks import check_stages, chosen_stages
-from vidtune.training.setup.examples import check_features, example_maker
+from vidtune.training.setup.examples import check_features, example_maker, for_stage
 from vidtune.training.setup.run_folder import MEDIA_FACTS, TABLES
 
 NAMED, MOST_SIZES = 5, 8
@@ -148,7 +148,7 @@ def recipe_stats(
     with tempfile.TemporaryDirectory(prefix="vidtune-") as folder:
         media_info = ProbeCache(Path(folder) / TABLES / MEDIA_FACTS).get
         for stage in stages:
-            processor = processors[stage.name].with_preprocessing(stage.media)
+            processor = for_stage(processors[stage.name], stage)
             processor.media_info = media_info
             table = AnnotationTable.open(stage.data, Path(folder) / TABLES)
             yield _stats(stage, table, example_maker(recipe, stage, processor), tests or {}, contents, progress)

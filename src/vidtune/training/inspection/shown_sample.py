@@ -23,7 +23,7 @@ from vidtune.processing.times import time_rule
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.inspection.data_check import processor_of_each_stage
 from vidtune.training.setup.checks import check_stages, chosen_stages
-from vidtune.training.setup.examples import example_maker
+from vidtune.training.setup.examples import example_maker, for_stage
 from vidtune.training.setup.run_folder import MEDIA_FACTS, TABLES
 
 MOST_NAMED = 5
@@ -84,7 +84,7 @@ def shown_sample(recipe: Recipe, wanted: str | None, *, stage: str | None = None
             index = _index(table, wanted)
             if index is None:
                 continue
-            processor = processors[one.name].with_preprocessing(one.media)
+            processor = for_stage(processors[one.name], one)
             processor.media_info = ProbeCache(Path(folder) / TABLES / MEDIA_FACTS).get
             return _shown(recipe, one, table, index, example_maker(recipe, one, processor), frames)
     names = ", ".join(one.name for one in stages)

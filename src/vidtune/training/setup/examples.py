@@ -27,6 +27,11 @@ def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> Vide
     """
     processor = recipe_processor(recipe, config)
     check_features(stage, processor)
+    return for_stage(processor, stage)
+
+
+def for_stage(processor: VideoLMProcessor, stage: Stage) -> VideoLMProcessor:
+    """Returns a processor with the preprocessing settings of a stage. Raises RecipeError for one that does not fit."""
     try:
         return processor.with_preprocessing(stage.media)
     except UserError as error:
