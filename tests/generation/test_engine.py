@@ -255,7 +255,7 @@ def test_a_file_that_never_delivers_ends_by_time_out(llama, a, tmp_path):
     os.mkfifo(tmp_path / "hanging.mp4")
     hanging = MediaRef("video", str(tmp_path / "hanging.mp4"))
     found, _ = answers(
-        llama, [Request("hanging", (hanging,), "Who?"), Request("good", (a,), "Who?")], workers=1, media_timeout=1.0
+        llama, [Request("hanging", (hanging,), "Who?"), Request("good", (a,), "Who?")], workers=1, media_timeout=3.0
     )
     assert "hanging.mp4" in found["hanging"].error
     assert found["good"].error is None

@@ -27,7 +27,7 @@ PREPROCESSING = VideoPreprocessing(num_frames=2, size=16)
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[MediaPool]:
-    with MediaPool(2, timeout=30) as pool:
+    with MediaPool(2, timeout=120) as pool:
         yield pool
 
 
@@ -65,16 +65,16 @@ def test_a_hanging_file_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     jobs = [LoadJob(str(clip), PREPROCESSING)] * 15
     jobs[4] = job("hang", "hangs.mp4")
     jobs[9] = LoadJob(str(tmp_path / "missing.mp4"), PREPROCESSING)
-    with MediaPool(2, timeout=1.0) as pool:
+    with MediaPool(2, timeout=2.0) as pool:
         results = list(pool.load(jobs))
     assert [result.job.path for result in results] == [one.path for one in jobs]
     errors = {number: result.error for number, result in enumerate(results) if result.error}
     assert {number: str(error) for number, error in errors.items()} == {
-        4: "hangs.mp4: was not read within 1 s; gave up on it, in each of 2 tries",
+        4: "hangs.mp4: was not read within 2 s; gave up on it, in each of 2 tries",
         9: f"{tmp_path / 'missing.mp4'}: file does not exist",
     }
     assert isinstance(errors[4], UnreadMediaError) and not isinstance(errors[9], UnreadMediaError)
-    assert results[4].array is None and 2.0 <= results[4].seconds < 6.0
+    assert results[4].array is None and 4.0 <= results[4].seconds < 60
     assert all(result.array is not None for number, result in enumerate(results) if number not in errors)
 
 
@@ -106,7 +106,7 @@ def test_a_crash_costs_only_the_file_that_caused_it(pool: MediaPool) -> None:
     cause = r"the process reading it died after \d+\.\d s \(SIGSEGV, a crash of the decoder\)"
     assert re.fullmatch(rf"evil\.mp4: {cause}, in each of 2 tries", str(crashed.error))
     assert not isinstance(crashed.error, UnreadMediaError)
-    assert 0 < crashed.seconds < 30
+    assert 0 < crashed.seconds < 60
     assert before.error is None and after.error is None
 
 
@@ -117,7 +117,7 @@ def test_what_the_machine_did_to_a_worker_is_not_the_fault_of_its_file(tmp_path:
         LoadJob(str(tmp_path / way), Preprocessing(way.replace("always", "killed"), times))  # type: ignore[arg-type]
         for way, times in ways.items()
     ]
-    with MediaPool(1, timeout=1.0) as pool:
+    with MediaPool(1, timeout=2.0) as pool:
         *healed, always = pool.load(jobs)
         (fresh,) = pool.load([job("report")])
     assert [result.error for result in healed] == [None] * 4
@@ -135,12 +135,12 @@ def test_a_worker_killed_while_idle_is_replaced(pool: MediaPool) -> None:
 
 
 def test_a_worker_that_leaks_is_replaced_before_it_outgrows_its_share() -> None:
-    with MediaPool(1, timeout=30) as pool:
+    with MediaPool(1, timeout=120) as pool:
         (alone,) = pool.load([job("report")])
         assert alone.array is not None
         fresh = resident(int(alone.array[0]))
     # Room for three leaks on top of what a new worker holds: the fourth is the worker's last job.
-    with MediaPool(1, timeout=30, max_resident=fresh + 4 * LEAK - LEAK // 2) as pool:
+    with MediaPool(1, timeout=120, max_resident=fresh + 4 * LEAK - LEAK // 2) as pool:
         results = list(pool.load(job("leak") for _ in range(12)))
     pids = [int(result.array[0]) for result in results if result.array is not None]
     assert len(pids) == 12
@@ -148,7 +148,7 @@ def test_a_worker_that_leaks_is_replaced_before_it_outgrows_its_share() -> None:
 
 
 def test_a_worker_is_not_replaced_for_one_large_file_it_has_let_go_of() -> None:
-    with MediaPool(1, timeout=30) as pool:
+    with MediaPool(1, timeout=120) as pool:
         (alone,) = pool.load([job("report")])
         assert alone.array is not None
         pool.max_resident = resident(int(alone.array[0])) + LEAK // 2
@@ -165,7 +165,7 @@ def test_jobs_are_drawn_ahead_only_as_far_as_their_arrays_fit_into_memory() -> N
             drawn.append(seed)
             yield job("large", seed=seed)
 
-    with MediaPool(2, timeout=30, prefetch=50, max_waiting=5 * size) as pool:
+    with MediaPool(2, timeout=120, prefetch=50, max_waiting=5 * size) as pool:
         results = pool.load(jobs())
         ahead = [len(drawn) - number for number, _ in enumerate(itertools.islice(results, 30), 1)]
         results.close()
@@ -183,18 +183,18 @@ def test_grey_levels_travel_as_bytes(pool: MediaPool) -> None:
 
 
 def test_a_mistake_in_the_program_is_not_taken_for_a_bad_file() -> None:
-    with MediaPool(1, timeout=30) as pool, pytest.raises(RuntimeError, match="KeyError: 'a mistake in the program'"):
+    with MediaPool(1, timeout=120) as pool, pytest.raises(RuntimeError, match="KeyError: 'a mistake in the program'"):
         list(pool.load([job("bug")]))
 
 
 def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "serve", leave_at_once)
-    with MediaPool(1, timeout=30) as pool, pytest.raises(UserError, match=r"cannot start \(exit code 7\)"):
+    with MediaPool(1, timeout=120) as pool, pytest.raises(UserError, match=r"cannot start \(exit code 7\)"):
         list(pool.load([job("report")]))
 
 
 def test_a_closed_pool_says_so() -> None:
-    pool = MediaPool(1, timeout=30)
+    pool = MediaPool(1, timeout=120)
     pool.close()
     pool.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -208,7 +208,7 @@ def test_closing_ends_workers_that_hang() -> None:
         pool._submit(job("hang"))
     assert result.array is not None
     assert not is_running(int(result.array[0]))
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
 
 
 def test_too_little_shared_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_workers_do_not_outlive_a_killed_parent_nor_run_its_script(tmp_path: Pat
     process.kill()
     process.wait()
     process.stdout.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in workers if is_running(pid)]
@@ -266,7 +266,7 @@ def test_workers_do_not_outlive_a_killed_parent_nor_run_its_script(tmp_path: Pat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_workers_start_from_a_process_that_uses_cuda() -> None:
     torch.zeros(1, device="cuda")
-    with MediaPool(2, timeout=30) as pool:
+    with MediaPool(2, timeout=120) as pool:
         assert all(result.error is None for result in pool.load(job("report") for _ in range(8)))
 
 

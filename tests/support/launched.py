@@ -98,7 +98,7 @@ class Run:
             return False
 
     def wait_for_steps(self, count: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while logged_steps(self.out) < count:
             assert time.monotonic() < deadline, "the run does not move"
             time.sleep(0.01)

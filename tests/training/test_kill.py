@@ -59,7 +59,7 @@ def killed(run: Run, victims: list[int], moments: random.Random) -> bool:
             os.kill(run.processes[victim], signal.SIGKILL)
     began = time.monotonic()
     codes = run.exit_codes()
-    assert time.monotonic() - began < 30, "the other rank hangs"
+    assert time.monotonic() - began < 120, "the other rank hangs"
     if 0 in codes:
         return False
     assert codes.count(-signal.SIGKILL) == len(victims)

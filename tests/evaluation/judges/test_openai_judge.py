@@ -98,17 +98,15 @@ def test_trouble_that_passes_is_waited_for(trouble):
         (Reply(status=429), "HTTP 429"),
         (Reply(status=500), "HTTP 500"),
         (Reply(content="yes"), "unreadable reply"),
-        (Reply(delay=9), "no reply within 0.5 s"),
-        (Reply(drip=True), "no reply within 0.5 s"),
+        (Reply(delay=600), "no reply within 1 s"),
+        (Reply(drip=True), "no reply within 1 s"),
     ],
     ids=["429", "500", "garbage", "hangs", "drips"],
 )
 def test_trouble_that_stays_leaves_the_item_unjudged_and_the_others_judged(trouble, reason):
-    limits = Limits(timeout=0.5, attempts=3, backoff=0.01)
+    limits = Limits(timeout=1, attempts=3, backoff=0.01)
     with judge_server(lambda body, earlier: trouble if "question 1?" in str(body) else Reply()) as server:
-        started = time.monotonic()
         found, _ = ask(judge(server, limits=limits), items(4))
-        assert time.monotonic() - started < 8
     assert reason in found["1"].error and found["1"].attempts == 3
     assert all(found[key].error is None for key in ("0", "2", "3"))
 
@@ -127,16 +125,16 @@ def test_the_server_says_how_long_to_wait(form):
 
 
 def test_no_wait_is_longer_than_allowed():
-    limits = Limits(timeout=1, attempts=2, backoff=0.01, longest_wait=0.2)
+    limits = Limits(timeout=20, attempts=2, backoff=0.01, longest_wait=0.2)
     with judge_server(lambda body, earlier: Reply(status=429, headers={"retry-after": "86400"})) as server:
         started = time.monotonic()
         found, _ = ask(judge(server, limits=limits), items(1))
     assert "HTTP 429" in found["0"].error
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 60
 
 
 def test_pauses_grow():
-    limits = Limits(timeout=1, attempts=4, backoff=0.1)
+    limits = Limits(timeout=20, attempts=4, backoff=0.1)
     with judge_server(lambda body, earlier: Reply(status=500)) as server:
         ask(judge(server, limits=limits), items(1))
     first, second, third = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
@@ -144,9 +142,17 @@ def test_pauses_grow():
 
 
 def test_no_more_requests_are_under_way_than_allowed():
-    limits = Limits(concurrency=3, timeout=2)
-    with judge_server(lambda body, earlier: Reply(delay=0.03)) as server:
-        ask(judge(server, limits=limits), items(12))
+    three = threading.Event()
+
+    def reply(body, earlier):
+        if server.under_way >= 3:
+            three.set()
+        elif earlier == 0 and len(server.requests) > 1:  # the first may go alone
+            three.wait(60)
+        return Reply(delay=0.03)
+
+    with judge_server(reply) as server:
+        ask(judge(server, limits=Limits(concurrency=3, timeout=120)), items(12))
     assert server.peak == 3
 
 

@@ -1,12 +1,12 @@
 """Packs wait for the step that needs them: some, but no more than there is room for."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
-from vidtune.processing.batch import Example, pack
+from vidtune.processing.batch import Batch, Example, pack
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.pack import LoadedPack
 
@@ -25,13 +25,26 @@ def packs(count: int, made: list[int], error: Exception | None = None) -> Iterat
 SIZE = next(packs(1, [])).nbytes
 
 
-def settle(made: list[int]) -> int:
-    """How many were made when no more come."""
-    seen = -1
-    while seen != len(made):
-        seen = len(made)
-        time.sleep(0.05)
-    return seen
+def settle(made: list[int], expected: int) -> int:
+    """How many were made, once as many as expected were, and a moment in which one more could have been."""
+    become_true(lambda: len(made) >= expected)
+    time.sleep(0.02)
+    return len(made)
+
+
+def become_true(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def ready(waiting: Ahead) -> Batch:
+    """The batch of the next item, once it is ready."""
+    become_true(lambda: waiting.upcoming() is not None)
+    batch = waiting.upcoming()
+    assert batch is not None
+    return batch
 
 
 @pytest.mark.parametrize(
@@ -43,8 +56,9 @@ def test_as_many_are_made_ahead_as_there_is_room_for(limit: dict[str, int], ahea
     with Ahead(packs(20, made), **limit) as waiting:
         for number in range(20):
             # And one in the hands of the thread, that waits for room.
-            assert settle(made) == min(20, number + ahead + 1)
-            assert waiting.upcoming() is not None
+            expected = min(20, number + ahead + 1)
+            assert settle(made, expected) == expected
+            ready(waiting)
             assert waiting.next().step == number
         assert waiting.upcoming() is None
 
@@ -52,9 +66,8 @@ def test_as_many_are_made_ahead_as_there_is_room_for(limit: dict[str, int], ahea
 def test_upcoming_is_what_next_gives_and_stays() -> None:
     with Ahead(packs(3, [])) as waiting:
         for _ in range(3):
-            settle([])
-            batch = waiting.upcoming()
-            assert batch is not None and batch is waiting.upcoming()
+            batch = ready(waiting)
+            assert batch is waiting.upcoming()
             assert waiting.next().batch is batch
 
 
@@ -69,18 +82,20 @@ def test_leaving_early_ends_the_thread() -> None:
     made: list[int] = []
     with Ahead(packs(100, made), depth=2) as waiting:
         waiting.next()
-        settle(made)
+        settle(made, 4)
     assert not waiting._thread.is_alive()
     assert len(made) <= 4
 
 
 def test_time_spent_waiting_is_counted() -> None:
-    def slowly() -> Iterator[LoadedPack]:
+    def when_awaited() -> Iterator[LoadedPack]:
         for item in packs(3, []):
+            become_true(lambda: bool(waiting._changed._waiters))  # type: ignore[attr-defined]
             time.sleep(0.1)
             yield item
 
-    with Ahead(slowly()) as waiting:
-        for _ in range(3):
+    waiting = Ahead(when_awaited())
+    with waiting:
+        for number in range(1, 4):
             waiting.next()
-        assert 0.25 < waiting.seconds_waited < 2
+            assert waiting.seconds_waited >= 0.1 * number

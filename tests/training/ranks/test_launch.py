@@ -31,7 +31,7 @@ def start(folder: Path, what: str, processes: int = 3) -> "subprocess.Popen[str]
 def told(folder: Path, rank: int) -> dict[str, str]:
     """The variables of a rank, once it has started."""
     path = folder / f"{rank}.json"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (path.is_file() and path.read_text().endswith("}")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -39,7 +39,7 @@ def told(folder: Path, rank: int) -> dict[str, str]:
 
 
 def wait_until_gone(process: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{process}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -70,7 +70,7 @@ def test_one_that_ends_ends_the_others_with_one_message(
     errors = capfd.readouterr().err
     assert errors.startswith(message)
     assert errors.count("\n") == bool(message)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 55
     for path in tmp_path.glob("*.json"):
         wait_until_gone(json.loads(path.read_text())["process"])
 

@@ -237,7 +237,7 @@ def test_failure_of_one_rank_ends_all_with_its_name(everything: Recipe, launcher
     codes = launcher.run(recipe, tmp_path / "forward", 2, sabotage={"rank": 1, "how": "forward"})
     assert codes == [1, 1]
     assert "out of memory, say" in printed(tmp_path / "forward", 1)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200
 
 
 def test_loss_that_is_not_finite_names_the_samples_of_all_ranks(

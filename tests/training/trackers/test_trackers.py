@@ -108,7 +108,7 @@ def test_a_stuck_tracker_does_not_hold_up_training(own, tmp_path, monkeypatch):
     notes: list[str] = []
     begin = time.monotonic()
     run(["Stuck"], tmp_path / "mine/one", 0, 100, notes)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 50
     assert len(notes) == 1 and "did not take everything" in notes[0]
 
 
