@@ -4,7 +4,6 @@ import json
 import os
 import struct
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
