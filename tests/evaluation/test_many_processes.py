@@ -67,8 +67,8 @@ def test_killed_at_random_moments_of_asking_and_judging(undisturbed, launcher, t
 
 def test_the_videos_of_a_lost_process_are_asked_by_the_others_at_once(undisturbed, launcher, tmp_path):
     data, reference = undisturbed
-    started = launcher.call(EVALUATE, tmp_path / "out", str(data), str(tmp_path / "run"), BROKEN, ranks=2)
-    while lines(tmp_path / "run") < 20:
+    started = launcher.call(EVALUATE, tmp_path / "out", str(data), str(tmp_path / "run"), BROKEN, 1, ranks=2)
+    while lines(tmp_path / "run") < 20 and started.is_running():
         time.sleep(0.001)
     os.kill(started.processes[1], signal.SIGKILL)
     assert started.exit_codes() == [0, -signal.SIGKILL], printed(tmp_path / "out")
