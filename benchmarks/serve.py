@@ -6,14 +6,18 @@ served by ``vidtune serve`` in a process of its own; clients send requests over 
 - load: 20 questions on each of 8 videos, one at a time, then by 64 clients at a time, each on a server that has just
   started, so both read every video once;
 - turns: streamed time to the first token of a first turn about a new video, and of its second turn;
-- chats: scripted chats of two turns by 64 clients; every answer must equal that of the answer engine, by which
-  ``vidtune answer`` answers;
-- memory: resident memory of the server after a tenth of ``--requests``, and after all of them.
+- chats: scripted chats of two turns by 64 clients; every answer must equal that of ``vidtune chat`` in a terminal;
+- memory: resident memory of the server, and of its processes that read media, after a tenth of ``--requests``, and
+  after all of them.
+
+Each measurement has a server of its own.
 
     python benchmarks/serve.py
+    python benchmarks/serve.py --only load --only turns           # some of the measurements
     python benchmarks/serve.py --chats 100 --requests 1000        # minutes less
 
-The last line, ``ratio <number>``, is requests per second by 64 clients over one at a time.
+The last line, ``ratio <number>``, is requests per second by 64 clients over one at a time; with ``--only`` it comes
+with ``load``.
 """
 
 import argparse
@@ -41,10 +45,9 @@ import numpy as np
 import torch
 from shared_prefix import build
 
-from vidtune.api.questions import load
-
 Turns = list[dict[str, Any]]
 NAME = "tiny"
+PARTS = ("load", "turns", "chats", "memory")
 
 
 def main() -> None:
@@ -54,17 +57,20 @@ def main() -> None:
         write_model(folder / "model")
         videos = [write_video(folder / "media" / f"{number}.mp4", number) for number in range(options.videos)]
         print(f"machine: {os.cpu_count()} cores; Python {platform.python_version()}, torch {torch.__version__}")
-        alone, together = (load_rate(folder, videos, options, clients) for clients in (1, options.clients))
-        print(f"load: {alone:.2f} requests/s one at a time, {together:.2f} by {options.clients} clients")
-        with server(folder) as (port, process):
-            turns(folder, port, options)
-            chats(folder, port, videos, options)
-            memory(port, process, videos, options)
-    print(f"ratio {together / alone:.2f}")
+        parts = options.only or PARTS
+        if "turns" in parts:
+            turns(folder, options)
+        if "chats" in parts:
+            chats(folder, videos, options)
+        if "memory" in parts:
+            memory(folder, videos, options)
+        if "load" in parts:
+            load(folder, videos, options)
 
 
 def parse_options() -> Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=PARTS, help="may be repeated; default: all of them")
     parser.add_argument("--videos", type=int, default=8)
     parser.add_argument("--questions", type=int, default=20, help="on each video")
     parser.add_argument("--clients", type=int, default=64)
@@ -201,6 +207,13 @@ async def by_clients(port: int, number: int, work: Sequence[Callable[[Client], A
     await asyncio.gather(*(run() for _ in range(number)))
 
 
+def load(folder: Path, videos: list[str], options: Namespace) -> None:
+    """Print requests per second of one client and of many, and their ratio."""
+    alone, together = (load_rate(folder, videos, options, clients) for clients in (1, options.clients))
+    print(f"load: {alone:.2f} requests/s one at a time, {together:.2f} by {options.clients} clients")
+    print(f"ratio {together / alone:.2f}")
+
+
 def load_rate(folder: Path, videos: list[str], options: Namespace, clients: int) -> float:
     """Requests per second of all questions on all videos."""
 
@@ -217,11 +230,11 @@ def load_rate(folder: Path, videos: list[str], options: Namespace, clients: int)
         return len(tasks) / (time.perf_counter() - began)
 
 
-def turns(folder: Path, port: int, options: Namespace) -> None:
+def turns(folder: Path, options: Namespace) -> None:
     """Print the time to the first token of first and second turns about videos that nobody has asked about."""
     new = [write_video(folder / "media" / f"new-{number}.mp4", 100 + number) for number in range(options.videos)]
 
-    async def measure() -> list[tuple[float, float]]:
+    async def measure(port: int) -> list[tuple[float, float]]:
         found = []
         for number, video in enumerate(new):
             first, text = await Client(port).first_token([asked(question(number), video)], options.answer_tokens)
@@ -230,19 +243,20 @@ def turns(folder: Path, port: int, options: Namespace) -> None:
             found.append((first, second))
         return found
 
-    times = asyncio.run(measure())
+    with server(folder) as (port, _):
+        times = asyncio.run(measure(port))
     first, second = (median(column) for column in zip(*times, strict=True))
     print(f"turns: first token after {first:.3f} s, in the second turn {second:.3f} s: {second / first:.3f} of it")
 
 
-def chats(folder: Path, port: int, videos: list[str], options: Namespace) -> None:
-    """Print how many answers of scripted chats differ from those of the answer engine."""
-    model = load(folder / "model", device="cpu", dtype="float32")
-    scripts = [(video, question(3 * number), question(5 * number + 1)) for number in range(4) for video in videos]
-    expected = {}
-    for video, one, two in scripts:
-        talk = model.chat(video=folder / "media" / video, max_new_tokens=options.answer_tokens)
-        expected[video, one, two] = [str(talk.say(one)), str(talk.say(two))]
+def chats(folder: Path, videos: list[str], options: Namespace) -> None:
+    """Print how many scripted chats have another answer than on the command line."""
+    scripts = [(question(3 * number), question(5 * number + 1)) for number in range(4)]
+    expected = {
+        (video, *script): answers
+        for video in videos
+        for script, answers in zip(scripts, typed(folder, video, scripts, options), strict=True)
+    }
     wrong = 0
 
     def work(script: tuple[str, str, str]) -> Callable[[Client], Awaitable[None]]:
@@ -255,12 +269,24 @@ def chats(folder: Path, port: int, videos: list[str], options: Namespace) -> Non
 
         return ask
 
-    tasks = [work(scripts[number % len(scripts)]) for number in range(options.chats)]
-    asyncio.run(by_clients(port, options.clients, tasks))
+    every = list(expected)
+    tasks = [work(every[number % len(every)]) for number in range(options.chats)]
+    with server(folder) as (port, _):
+        asyncio.run(by_clients(port, options.clients, tasks))
     print(f"chats: {options.chats} of two turns, 0 errors, {wrong} with another answer")
 
 
-def memory(port: int, process: subprocess.Popen[bytes], videos: list[str], options: Namespace) -> None:
+def typed(folder: Path, video: str, scripts: Sequence[tuple[str, str]], options: Namespace) -> list[list[str]]:
+    """The answers of ``vidtune chat`` to the turns of scripted chats about one video."""
+    command = [sys.executable, "-m", "vidtune", "chat", str(folder / "model"), "--device", "cpu", "--dtype", "float32"]
+    command += ["--video", str(folder / "media" / video), "--max-new-tokens", str(options.answer_tokens)]
+    lines = "".join(f"{one}\n{two}\n/reset\n" for one, two in scripts)
+    said = subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True).stdout.split("\n")[:-1]
+    assert len(said) == 2 * len(scripts), said
+    return [said[place : place + 2] for place in range(0, len(said), 2)]
+
+
+def memory(folder: Path, videos: list[str], options: Namespace) -> None:
     """Print the resident memory of the server after a tenth of the requests, and after all."""
 
     def work(number: int) -> Callable[[Client], Awaitable[None]]:
@@ -272,14 +298,29 @@ def memory(port: int, process: subprocess.Popen[bytes], videos: list[str], optio
     tasks = [work(number) for number in range(options.requests)]
     begin = options.requests // 10
     found = []
-    for part in (tasks[:begin], tasks[begin:]):
-        asyncio.run(by_clients(port, options.clients, part))
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        found.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
-    early, late = found
-    print(
-        f"memory: {early:.0f} MiB after {begin} requests, {late:.0f} MiB after {options.requests}: {late / early:.3f}"
-    )
+    with server(folder) as (port, process):
+        for part in (tasks[:begin], tasks[begin:]):
+            asyncio.run(by_clients(port, options.clients, part))
+            found.append((resident(process.pid), sum(map(resident, children(process.pid)))))
+    for name, (early, late) in zip(("server", "its processes"), zip(*found, strict=True), strict=True):
+        print(
+            f"memory of the {name}: {early:.0f} MiB after {begin} requests, {late:.0f} MiB after {options.requests}: "
+            f"{late / early:.3f}"
+        )
+
+
+def resident(process: int) -> float:
+    """Resident memory of a process in MiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def children(process: int) -> list[int]:
+    """All processes below a process."""
+    own = [
+        int(one) for task in Path(f"/proc/{process}/task").iterdir() for one in (task / "children").read_text().split()
+    ]
+    return [below for child in own for below in (child, *children(child))]
 
 
 if __name__ == "__main__":

@@ -56,13 +56,16 @@ def test_no_other_division_is_better():
 def test_a_divided_model_answers_as_an_undivided_one(in_examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = vidtune.load("tiny-model", device="cpu")
     moved: list[str] = []
-    bring = spread._bring
-    monkeypatch.setattr(spread, "_bring", lambda device, *call: moved.append(str(device)) or bring(device, *call))
-    model = vidtune.load("tiny-model", device="cpu", place={"language_model": "cpu, cpu"})
+    bring = spread._Carrier.bring
+    monkeypatch.setattr(
+        spread._Carrier, "bring", lambda self, device, *call: moved.append(str(device)) or bring(self, device, *call)
+    )
+    model = vidtune.load("tiny-model", device="cpu", place={"language_model": "cpu, cpu:1"})
     questions = ["What moves?", "Where to?"]
     assert list(map(str, model.answer(questions, **GIVEN))) == list(map(str, whole.answer(questions, **GIVEN)))
     layers = model.network.config.text_config.num_hidden_layers
-    assert moved and len(moved) % layers == 0  # before every layer of every forward pass
+    assert "cpu:1" in moved  # which torch computes on the CPU, as that has no numbers
+    assert len(moved) % layers == 0  # before every layer of every forward pass
     assert model.network.state_dict().keys() == whole.network.state_dict().keys()
 
 
@@ -89,3 +92,15 @@ def test_all_gpus_are_taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_towers_have_one_device(in_examples: Path) -> None:
     with pytest.raises(vidtune.UserError, match="place= towers=cpu,cpu: give one device"):
         vidtune.load("tiny-model", device="cpu", place={"towers": "cpu,cpu"})
+
+
+@pytest.mark.parametrize("names", ["cuda:0,cuda:0", "cuda,cuda:0", "cpu,cuda:1,cpu"])
+def test_a_device_is_named_once(names: str) -> None:
+    with pytest.raises(vidtune.UserError, match=f"--place language_model={names}: names a device twice"):
+        Placement("cpu", parts={"language_model": names})
+
+
+def test_two_names_of_a_device_are_one_memory(in_examples: Path) -> None:
+    network = vidtune.load("tiny-model", device="cpu").network
+    found = needed_memory(network, torch.float32, Placement("cuda", parts={"towers": "cuda:0"}))
+    assert [*found] == ["cuda:0"] and {"towers", "language_model"} <= found["cuda:0"].keys()

@@ -186,3 +186,16 @@ def test_a_form_of_a_foreign_page_is_refused(model, folder):
         while (len(list(folder_of_files.iterdir())), server.intake.files.used) != (1, 4):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_files_go_when_their_time_is_over_also_while_nobody_asks(model, folder):
+    with served({"tiny": model}, folder, limits=Limits(files_seconds=0.2)) as server, server.client() as client:
+        client.files.create(file=("a.mp4", b"no video"), purpose="vision")
+        data = f"data:video/mp4;base64,{base64.b64encode(b'none either').decode()}"
+        with pytest.raises(openai.BadRequestError, match="the file"):
+            client.chat.completions.create(model="tiny", messages=asking("What moves?", data))
+        places = [Path(one._folder.name) for one in (server.intake.files, server.intake._uploads)]
+        deadline = time.monotonic() + 60
+        while any(any(place.iterdir()) for place in places):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

@@ -14,7 +14,7 @@ def address(content: bytes, kind: str = "video/mp4") -> str:
 
 
 def test_the_same_content_is_one_file_and_a_file_in_use_stays():
-    uploads = Uploads(kept_bytes=5)
+    uploads = Uploads(seconds=100, kept_bytes=5)
     first = uploads.take(address(b"aaaa"), "here")
     assert (
         uploads.take(address(b"aaaa", "video/webm;codecs=vp8,opus").replace("webm;codecs=vp8,opus", "mp4"), "") is first
@@ -45,9 +45,9 @@ def test_the_same_content_is_one_file_and_a_file_in_use_stays():
 )
 def test_anything_else_is_refused_with_its_place(given: str, said: str):
     with pytest.raises(ApiProblem, match=rf"messages\[0\].*{said}") as problem:
-        Uploads().take(given, "messages[0]")
+        Uploads(100).take(given, "messages[0]")
     assert (problem.value.status, problem.value.code) == (400, "invalid_data_url")
 
 
 def test_other_types_of_video_are_taken():
-    assert Uploads().take(address(b"a", "video/webm;codecs=vp8,opus"), "").path.suffix == ".webm"
+    assert Uploads(100).take(address(b"a", "video/webm;codecs=vp8,opus"), "").path.suffix == ".webm"

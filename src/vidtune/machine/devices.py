@@ -47,6 +47,14 @@ def pick_devices(names: str) -> str:
     return ",".join(pick_device(name.strip()) for name in names.split(","))
 
 
+def numbered(device: str) -> tuple[str, int]:
+    """Type and number of a device of torch, which are equal where two names mean one device: no number is the first."""
+    import torch
+
+    found = torch.device(device)
+    return found.type, found.index or 0
+
+
 def device_memory(device: "torch.device") -> int:
     """Memory of a device in bytes; for a CPU the memory that this process may use."""
     import torch

@@ -1,5 +1,6 @@
 """The application: what each address answers."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -56,7 +57,7 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_opened(models, limits, media_workers),
+        lifespan=_opened(models, intake, limits, media_workers),
         dependencies=[Depends(access.check_host)],
     )
     _add_open_addresses(app, models)
@@ -79,17 +80,19 @@ def build_app(
     return app
 
 
-def _opened(models: Sequence[ServedModel], limits: Limits, workers: int) -> Lifespan[FastAPI]:
-    """Context manager in which the server runs: models are open."""
+def _opened(models: Sequence[ServedModel], intake: MediaIntake, limits: Limits, workers: int) -> Lifespan[FastAPI]:
+    """Context manager in which the server runs: models are open, and old files of clients go."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loader = MediaLoader(limits, workers)
         for model in models:
             model.open(loader)
+        clock = asyncio.create_task(intake.let_old_go())
         try:
             yield
         finally:
+            clock.cancel()
             for model in models:
                 model.close()
             loader.close()

@@ -25,7 +25,7 @@ class Limits:
         media_timeout: seconds that reading one medium may take.
         files_bytes: bytes of all files that were sent before they are asked about.
         files: number of them.
-        files_seconds: seconds after which one goes that nobody asked for.
+        files_seconds: seconds after which a file goes that a client brought and nobody asked for.
     """
 
     body: int = 256 * MIB

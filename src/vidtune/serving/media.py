@@ -56,7 +56,7 @@ class MediaIntake:
     Args:
         root: folder whose files requests may name; None: they may name none.
         fetcher: fetches web addresses; None: none are fetched.
-        limits: how many files clients may send before they ask about them.
+        limits: how many files clients may send before they ask about them, and how long files of clients are kept.
 
     Attributes:
         files: these files.
@@ -64,11 +64,16 @@ class MediaIntake:
 
     def __init__(self, root: Path | None, fetcher: Fetcher | None = None, limits: Limits | None = None) -> None:
         self.root = None if root is None else root.resolve()
-        self.fetcher, self.files = fetcher, StoredFiles(limits or Limits())
-        self._uploads = Uploads()
+        limits = limits or Limits()
+        self.fetcher, self.files, self._uploads = fetcher, StoredFiles(limits), Uploads(limits.files_seconds)
         self._fetched = tempfile.TemporaryDirectory(prefix="vidtune-fetched-", ignore_cleanup_errors=True)
         self._identities = MediaIdentities()
         self._fetching = ThreadPoolExecutor(_FETCHES, thread_name_prefix="vidtune-fetching")
+
+    async def let_old_go(self) -> None:
+        """Let files that clients brought go when their time is over, also while nobody asks; until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(self.files.let_old_go(), self._uploads.let_old_go()))
 
     async def take(self, asked: AskedMedium) -> TakenMedium:
         """Returns a medium. Raises ApiProblem if it is not allowed or not there."""

@@ -1,5 +1,6 @@
 """A language model whose layers are divided over devices: what goes where, and that answers are those of one device."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from layer_programs import PROGRAMS, LevelsConfig, model_with
 from pretended_devices import pretend, pretended_devices
 from tiny_language_models import language_model
+from torch import nn
 
 from vidtune.generation.decoding import SinglePrompt
 from vidtune.generation.prompt_tokens import PromptTokens
@@ -89,3 +91,26 @@ def test_a_layer_program_follows_the_layers(name, levels, monkeypatch):
         batch = Branches(prefix, PromptTokens.of([torch.empty(3, 32), torch.empty(2, 32)], begin=9))
         batch.questions = PromptTokens(**{**vars(batch.questions), "program": program})
         assert batch.start().device == batch.step([1, 2]).device == HOME
+
+
+class Layer(nn.Module):
+    """Notes what it gets."""
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, turns: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        self.got = mask, *turns
+        return hidden
+
+
+def test_what_all_layers_get_goes_to_each_device_once_in_a_call():
+    model = nn.ModuleList(Layer() for _ in range(4))
+    spread_layers(dict(zip(model, ("cpu", "cpu", "meta", "meta"), strict=True)), torch.device("meta"))
+    for layers in (model, deepcopy(model)):
+        for _ in range(2):
+            hidden, mask, turns = torch.ones(2), torch.ones(2), (torch.ones(3), torch.ones(4))
+            for layer in layers:
+                hidden = layer(hidden, mask=mask, turns=turns)
+            near, far = layers[1].got, layers[3].got
+            assert all(one is other for one, other in zip(near, (mask, *turns), strict=True))
+            assert [one.device.type for one in far] == ["meta"] * 3
+            assert all(one is other for one, other in zip(layers[2].got, far, strict=True))
+            assert [tuple(one.shape) for one in far] == [(2,), (3,), (4,)]

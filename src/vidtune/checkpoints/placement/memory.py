@@ -7,7 +7,7 @@ import torch
 from vidtune.checkpoints.placement.division import Size, divided_layers, part_bytes
 from vidtune.checkpoints.placement.place import Placement
 from vidtune.errors import UserError
-from vidtune.machine.devices import device_memory
+from vidtune.machine.devices import device_memory, numbered
 from vidtune.machine.memory import GIB
 from vidtune.models.language_model.quantization import BYTES, quantized_layers
 from vidtune.models.video_lm import VideoLM
@@ -25,11 +25,17 @@ def needed_memory(model: VideoLM, dtype: torch.dtype, placement: Placement) -> N
     """
     size = weight_bytes(model, placement, dtype)
     found: Needed = {}
+    names: dict[tuple[str, int], str] = {}
+
+    def on(device: str) -> Counter[str]:
+        """One counter for all names of a device."""
+        return found.setdefault(names.setdefault(numbered(device), device), Counter())
+
     for name, part in model.named_children():
-        found.setdefault(placement.of(name), Counter())[name] += part_bytes(part, size)
+        on(placement.of(name))[name] += part_bytes(part, size)
     for layer, device in divided_layers(model, placement, size).items():
-        found[placement.devices[0]]["language_model"] -= part_bytes(layer, size)
-        found.setdefault(device, Counter())["language_model"] += part_bytes(layer, size)
+        on(placement.devices[0])["language_model"] -= part_bytes(layer, size)
+        on(device)["language_model"] += part_bytes(layer, size)
     return found
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from vidtune.checkpoints.placement.division import divided_layers
 from vidtune.checkpoints.placement.memory import weight_bytes
 from vidtune.checkpoints.placement.place import Placement
+from vidtune.machine.devices import numbered
 from vidtune.models.language_model.quantization import is_quantized, quantize_linear_layers
 from vidtune.models.language_model.spread import spread_layers
 from vidtune.models.video_lm import VideoLM
@@ -47,14 +48,9 @@ def stands_there(model: VideoLM, placement: Placement) -> bool:
     """Whether the parts of a model are on the devices of a placement already."""
     for name, part in model.named_children():
         devices = placement.devices if name == "language_model" else (placement.of(name),)
-        if {_numbered(weight.device) for weight in part.parameters()} - {_numbered(torch.device(d)) for d in devices}:
+        if {numbered(str(weight.device)) for weight in part.parameters()} - set(map(numbered, devices)):
             return False
     return True
-
-
-def _numbered(device: torch.device) -> tuple[str, int]:
-    """A device without a number is the first of its kind."""
-    return device.type, device.index or 0
 
 
 @torch.inference_mode()

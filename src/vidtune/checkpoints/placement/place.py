@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 
 from vidtune.errors import UserError
+from vidtune.machine.devices import numbered
 from vidtune.models.language_model.quantization import Bits, require_bitsandbytes
 from vidtune.spelling import suggestion
 
@@ -27,8 +28,8 @@ class Placement:
             several devices, separated by commas, over which its decoder layers are divided.
 
     Raises:
-        UserError: an unknown part or number of bits, several devices for towers, bitsandbytes is not installed, or it
-            does not know a device.
+        UserError: an unknown part or number of bits, several devices for towers, one device twice, bitsandbytes is not
+            installed, or it does not know a device.
     """
 
     device: str = "cpu"
@@ -41,6 +42,8 @@ class Placement:
                 raise UserError(f"--place {part}: no such part of a model; {suggestion(part, PARTS)}")
         if "," in self.of("towers"):
             raise UserError(f"--place towers={self.of('towers')}: give one device; language_model takes several")
+        if len(set(map(numbered, self.devices))) < len(self.devices):
+            raise UserError(f"--place language_model={','.join(self.devices)}: names a device twice; name each once")
         if self.quantize is None:
             return
         if self.quantize not in get_args(Bits):

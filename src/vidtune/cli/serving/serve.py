@@ -39,7 +39,8 @@ class LimitOptions:
         float, typer.Option(min=0, max=2**20, help="GiB on disk for files that are sent before they are asked about.")
     ] = 4.0
     file_age: Annotated[
-        float, typer.Option(callback=limit_of, help="Seconds after which such a file goes that nobody asked about.")
+        float,
+        typer.Option(callback=limit_of, help="Seconds after which a file of a client goes that nobody asked about."),
     ] = 86400.0
 
     def build(self) -> "Limits":

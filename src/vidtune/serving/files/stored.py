@@ -5,13 +5,13 @@ import re
 import secrets
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidtune.serving.files.recent import Recent
 from vidtune.serving.files.uploads import Upload
 from vidtune.serving.limits import Limits
 from vidtune.serving.problems import ApiProblem
@@ -34,7 +34,6 @@ class StoredFile:
         purpose: as the client gave it.
         upload: the file.
         created: seconds since 1970.
-        used: when it was last asked for, by the clock of `time.monotonic`.
     """
 
     id: str
@@ -42,7 +41,6 @@ class StoredFile:
     purpose: str
     upload: Upload
     created: int = field(default_factory=lambda: int(time.time()))
-    used: float = field(default_factory=time.monotonic)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -54,14 +52,14 @@ class StoredFile:
 class StoredFiles:
     """Keeps files in a temporary folder, which goes with this object. Used in one event loop.
 
-    Files that nobody asked for within `Limits.files_seconds` go, and where a new one needs room, those that were not
-    asked for longest. A file that a request holds stays on the disk until its end.
+    Files that nobody asked for within `Limits.files_seconds` go when `let_old_go` is called, and where a new one needs
+    room, those that were not asked for longest. A file that a request holds stays on the disk until its end.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._folder = tempfile.TemporaryDirectory(prefix="vidtune-files-", ignore_cleanup_errors=True)
-        self._files: OrderedDict[str, StoredFile] = OrderedDict()
+        self._files: Recent[StoredFile] = Recent(limits.files_seconds)
         self._arriving = 0
 
     def __len__(self) -> int:
@@ -74,18 +72,19 @@ class StoredFiles:
 
     def find(self, id: str) -> StoredFile:
         """Returns a file, which becomes the last to go. Raises ApiProblem (404) if it is not there."""
-        self._let_old_go()
-        if id not in self._files:
+        found = self._files.use(id)
+        if found is None:
             message = f"the file {id[:80]!r} is not here, or no longer; send it again"
             raise ApiProblem(404, message, code="file_not_found", param="file_id")
-        self._files.move_to_end(id)
-        found = self._files[id]
-        found.used = time.monotonic()
         return found
 
     def remove(self, id: str) -> None:
         """Let a file go. Raises ApiProblem (404) if it is not there."""
-        del self._files[self.find(id).id]
+        self._files.remove(self.find(id).id)
+
+    def let_old_go(self) -> float:
+        """Let files go that nobody asked for in their time. Returns the seconds until the next one may be."""
+        return self._files.let_old_go()
 
     @contextmanager
     def arriving(self) -> "Iterator[Arrival]":
@@ -98,21 +97,17 @@ class StoredFiles:
             arrival.close()
 
     def _add(self, file: StoredFile) -> None:
-        self._files[file.id] = file
+        self.let_old_go()
+        self._files.put(file.id, file)
         while len(self._files) > self.limits.files:
-            self._files.popitem(last=False)
+            self._files.let_first_go()
 
     def _take_room(self, number: int) -> None:
         self._arriving += number
         if self._arriving > self.limits.files_bytes:
             raise ApiProblem(429, "other files that arrive take all the room; try again later", retry_after=10)
         while self.used > self.limits.files_bytes:
-            self._files.popitem(last=False)
-
-    def _let_old_go(self) -> None:
-        end = time.monotonic() - self.limits.files_seconds
-        while self._files and next(iter(self._files.values())).used < end:
-            self._files.popitem(last=False)
+            self._files.let_first_go()
 
 
 class Arrival:
@@ -144,7 +139,6 @@ class Arrival:
         self._file.close()
         path = self._path.rename(self._path.with_name(f"{self._digest.hexdigest()}.{self._path.name}"))
         found = StoredFile(f"file-{secrets.token_hex(16)}", name, purpose, Upload(path, self.size))
-        self._files._let_old_go()
         self._files._add(found)
         return found
 

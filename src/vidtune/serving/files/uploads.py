@@ -6,10 +6,10 @@ import re
 import tempfile
 import threading
 import weakref
-from collections import OrderedDict
 from mimetypes import guess_extension
 from pathlib import Path
 
+from vidtune.serving.files.recent import Recent
 from vidtune.serving.problems import ApiProblem
 
 KEPT_BYTES = 2**31
@@ -39,13 +39,14 @@ class Uploads:
     The file of an upload that a request still holds stays, whatever is uploaded meanwhile.
 
     Args:
+        seconds: time after which a file goes that no request brought again, when `let_old_go` is called.
         kept_bytes: bytes of files that are kept beyond their requests; those that were not asked for longest go first.
     """
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, seconds: float, kept_bytes: int = KEPT_BYTES) -> None:
         self.kept_bytes = kept_bytes
         self._folder = tempfile.TemporaryDirectory(prefix="vidtune-uploads-", ignore_cleanup_errors=True)
-        self._recent: OrderedDict[str, Upload] = OrderedDict()
+        self._recent: Recent[Upload] = Recent(seconds)
         self._alive: weakref.WeakValueDictionary[str, Upload] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
@@ -66,11 +67,15 @@ class Uploads:
                 path = Path(self._folder.name) / name
                 path.write_bytes(content)
                 upload = self._alive[name] = Upload(path, len(content))
-            self._recent[name] = upload
-            self._recent.move_to_end(name)
+            self._recent.put(name, upload)
             while sum(one.size for one in self._recent.values()) > self.kept_bytes:
-                self._recent.popitem(last=False)
+                self._recent.let_first_go()
         return upload
+
+    def let_old_go(self) -> float:
+        """Let files go whose time is over. Returns the seconds until the next one may be."""
+        with self._lock:
+            return self._recent.let_old_go()
 
 
 def _decoded(address: str, where: str) -> tuple[bytes, str]:
