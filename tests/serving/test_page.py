@@ -63,6 +63,13 @@ def upload(chromium, clip) -> None:
     chromium.until("document.querySelector('video')?.readyState > 0")
 
 
+def reload(chromium, served) -> None:
+    """Open the page anew, when all that it keeps has been written; its video is there again."""
+    chromium("kept.read().then(() => true)")
+    chromium.open(served.address)
+    chromium.until("document.querySelector('video')?.readyState > 0")
+
+
 def ask(chromium, text: str) -> str:
     """Ask by keyboard; the answer."""
     chromium("document.querySelector('#question').focus()")
@@ -78,6 +85,11 @@ def log(chromium) -> list[str]:
 
 def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
     before = len(served.files)
+    chromium("""
+      window.travel = [];
+      new MutationObserver(() => window.travel.push(document.querySelector('#travel').textContent))
+        .observe(document.querySelector('#travel'), {childList: true, subtree: true});
+    """)
     upload(chromium, served.clip)
     chromium("""
       window.grown = new Set();
@@ -89,12 +101,14 @@ def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
     assert chromium("window.grown.size") > 3  # piece by piece
     assert ask(chromium, "And then?") == SAID
     assert len(served.files) == before + 1  # sent once for both turns
+    shares = chromium("window.travel")
+    assert (shares[0], shares[-1]) == ("Sending clip.mp4: 0 %", "Sending clip.mp4: 100 %")
+    assert chromium("document.querySelector('#travel').hidden")
     expected = ["What happens?", SAID, "And then?", SAID]
     assert log(chromium) == expected
     chromium("document.querySelector('.moment').click()")
     chromium.until("document.querySelector('video').currentTime === 0.5")
-    chromium.open(served.address)
-    chromium.until("document.querySelector('video')?.readyState > 0")
+    reload(chromium, served)
     assert log(chromium) == expected
     assert chromium("document.querySelector('#question').value") == ""
 
@@ -111,12 +125,24 @@ def test_a_file_that_the_server_let_go_is_sent_anew(chromium, served):
     served.files.remove(file)
     assert ask(chromium, "And then?") == SAID
     assert ["404" in one for one in chromium.mistakes(served.address)] == [True]  # Chromium tells of every such status
-    chromium.events.clear()
-    chromium.open(served.address)
-    chromium.until("document.querySelector('video')?.readyState > 0")
+    reload(chromium, served)
     assert ask(chromium, "And now?") == SAID  # of the file that the browser kept
     chromium("document.querySelector('#fresh').click()")
     assert chromium("sent.size") == 0
+
+
+@pytest.mark.whole
+def test_a_file_that_is_removed_on_its_way_is_given_up(chromium, served):
+    before = len(served.files)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100}  # bytes a second
+    chromium.call("Network.emulateNetworkConditions", **slow)
+    chromium.choose_files("#file", served.clip)
+    chromium.until("document.querySelector('#travel').checkVisibility() && travelling.size === 1")
+    chromium("document.querySelector('#remove').click()")
+    chromium.until("document.querySelector('#travel').hidden && travelling.size === 0 && sent.size === 0")
+    chromium.call("Network.emulateNetworkConditions", **{**slow, "uploadThroughput": -1})
+    assert ask(chromium, "Anyone?") == SAID
+    assert len(served.files) == before
 
 
 @pytest.mark.whole

@@ -163,7 +163,7 @@ class Chromium:
                 found.append(json.dumps(params)[:500])
             elif method == "Network.requestWillBeSent":
                 url = params["request"]["url"]
-                kinds = ("Document", "Image") if own == "file:" else ("Document", "Image", "Media", "Fetch")
+                kinds = ("Document", "Image") if own == "file:" else ("Document", "Image", "Media", "Fetch", "XHR")
                 if not url.startswith(("data:", f"blob:{own}", own)) or params["type"] not in kinds:
                     found.append(url[:200])
         return found
