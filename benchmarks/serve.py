@@ -302,9 +302,11 @@ def memory(folder: Path, videos: list[str], options: Namespace) -> None:
         for part in (tasks[:begin], tasks[begin:]):
             asyncio.run(by_clients(port, options.clients, part))
             found.append((resident(process.pid), sum(map(resident, children(process.pid)))))
-    for name, (early, late) in zip(("server", "its processes"), zip(*found, strict=True), strict=True):
+    for name, (early, late) in zip(
+        ("the server", "the processes that it starts"), zip(*found, strict=True), strict=True
+    ):
         print(
-            f"memory of the {name}: {early:.0f} MiB after {begin} requests, {late:.0f} MiB after {options.requests}: "
+            f"memory of {name}: {early:.0f} MiB after {begin} requests, {late:.0f} MiB after {options.requests}: "
             f"{late / early:.3f}"
         )
 
