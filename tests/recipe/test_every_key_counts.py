@@ -89,6 +89,7 @@ OTHER_VALUES: dict[str, Any] = {
     "stages.log_every": 1,
     "stages.train.learning_rate": 1.0,
     "stages.train.embedding_learning_rate": 1.0,
+    "stages.train.frozen_statistics": True,
     "stages.train.lora.rank": 2,
     "stages.train.lora.alpha": 2.0,
     "stages.train.lora.dropout": 0.5,

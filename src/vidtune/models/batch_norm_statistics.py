@@ -1,5 +1,7 @@
 """Running statistics of batch normalisation, updated once per training step, independent of its packs and ranks."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +11,15 @@ class StepStatistics(nn.Module):
 
     If running statistics were updated in every forward pass, they would depend on the order of the media of a step,
     which packs and ranks decide. With ``defer`` set, a forward pass only collects its statistics; training sums them
-    over the step and over all ranks, and passes the sum to :meth:`update_statistics`.
+    over the step and over all ranks, and passes the sum to :meth:`update_statistics`. With ``frozen`` set, the running
+    statistics stay as they are, and normalise in training too.
     """
 
     defer = False
+    frozen = False
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
 
     def take_statistics(self) -> Tensor:
         """Statistics collected since the last call; they can be summed over ranks. Shape: (K,) float64, on CPU"""
@@ -23,9 +30,14 @@ class StepStatistics(nn.Module):
         raise NotImplementedError
 
 
+def with_statistics(model: nn.Module) -> list[StepStatistics]:
+    """Layers of a model that have running statistics."""
+    return [layer for layer in model.modules() if isinstance(layer, StepStatistics)]
+
+
 def deferred_statistics(model: nn.Module) -> list[StepStatistics]:
     """Layers of a model whose statistics change in training; from now on they defer the update to the end of a step."""
-    found = [layer for layer in model.modules() if isinstance(layer, StepStatistics) and layer.training]
+    found = [layer for layer in with_statistics(model) if layer.training]
     for layer in found:
         layer.defer = True
     return found

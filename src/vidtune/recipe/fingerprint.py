@@ -26,7 +26,7 @@ OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "pac
 # them only if they are set.
 LATER_KEYS = ("revision",)
 LATER_STAGE_KEYS = ("sizes", "objective", "optimizer", "contrast")
-LATER_TRAIN_KEYS = ("embedding_learning_rate",)
+LATER_TRAIN_KEYS = ("embedding_learning_rate", "frozen_statistics")
 LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets")
 
 

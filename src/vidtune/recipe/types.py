@@ -132,11 +132,14 @@ class Train(Settings):
         lora: settings of low-rank adapters in the linear layers of the component; None: all weights are trained.
         embedding_learning_rate: peak learning rate of the language model's token embeddings, and of its output head;
             None: ``learning_rate``.
+        frozen_statistics: batch normalisation of the component uses its running statistics, as after training, and
+            leaves them as they are; False: statistics of its input, with which running statistics are updated.
     """
 
     learning_rate: float = Field(gt=0, le=10**3)
     lora: LoRA | None = None
     embedding_learning_rate: float | None = Field(default=None, gt=0, le=10**3)
+    frozen_statistics: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,8 @@ from vidtune.models.batch_norm_statistics import ClipBatchNorm, deferred_statist
 from vidtune.models.letterbox import letterbox
 from vidtune.models.towers.stab import StabTowerConfig
 from vidtune.models.towers.stab_blocks import attend
+from vidtune.recipe.types import Train
+from vidtune.training.setup.parameters import prepare_components
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -128,6 +130,24 @@ def test_touching_an_idle_tower_leaves_its_statistics_alone():
     assert all(parameter.grad is not None for parameter in model.towers.parameters())
     for name, buffer in model.towers.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+def test_frozen_statistics_normalise_in_training_as_afterwards_and_stay():
+    model, values = tiny_stab_model(), clips()
+    norm = model.towers["video"].local_encoding.norm
+    torch.nn.init.normal_(model.towers["video"].local_encoding.expand.weight)
+    norm.running_mean.normal_()
+    before, wanted = copy.deepcopy(norm.state_dict()), model.towers["video"](values)
+    prepare_components(model, {"towers.video": Train(learning_rate=1.0, frozen_statistics=True)}, torch.float32)
+    assert not deferred_statistics(model)
+    model.untouched_streams({}).backward()  # puts the tower into eval mode and back
+    assert model.towers["video"].training and norm.weight.requires_grad
+    for ours, theirs in zip(model.towers["video"](values), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    prepare_components(model, {"towers.video": Train(learning_rate=1.0)}, torch.float32)
+    assert deferred_statistics(model) == [norm], "the next stage does not freeze them"
 
 
 def test_a_fresh_block_starts_without_exchange_over_time():

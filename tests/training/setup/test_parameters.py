@@ -80,9 +80,10 @@ def test_embeddings_and_head_may_have_a_rate_of_their_own(make_recipe, optimizer
     [
         ({"connectors": {"learning_rate": 1.0, "embedding_learning_rate": 1.0}}, "only language_model has token embed"),
         ({"language_model": {"learning_rate": 1.0, "embedding_learning_rate": 1.0, "lora": {}}}, "with lora no embed"),
+        ({"connectors": {"learning_rate": 1.0, "frozen_statistics": True}}, "frozen_statistics: .* no batch norm"),
     ],
 )
-def test_a_rate_of_embeddings_that_do_not_train_is_refused(make_recipe, train: dict[str, Any], said: str) -> None:
+def test_a_setting_of_what_the_component_lacks_is_refused(make_recipe, train: dict[str, Any], said: str) -> None:
     model = build_model(make_recipe())
     stage = Stage(name="s", train=train, data=[{"annotations": "a.json"}], global_batch_size=1)
     with pytest.raises(UserError, match=said):
@@ -91,7 +92,7 @@ def test_a_rate_of_embeddings_that_do_not_train_is_refused(make_recipe, train: d
 
 def test_frozen_parts_are_cast_and_trained_parts_are_float32(make_recipe) -> None:
     model = build_model(make_recipe()).to(torch.float16)
-    prepare_components(model, ["connectors.visual"], torch.bfloat16)
+    prepare_components(model, rates({"connectors.visual": 1.0}), torch.bfloat16)
     for name, part in model.components().items():
         dtype = torch.float32 if name == "connectors.visual" else torch.bfloat16
         assert {p.dtype for p in part.parameters()} == {dtype}

@@ -12,6 +12,7 @@ from torch import nn
 from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.checkpoints.lora.injection import has_adapters
 from vidtune.errors import RecipeError
+from vidtune.models.batch_norm_statistics import with_statistics
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.text_alignment.contrast import Contrast, Temperature, contrast_components, pooled_sizes
 from vidtune.models.video_lm import VideoLM
@@ -55,7 +56,7 @@ def select_components(names: list[str], train: Mapping[str, Train], stage: str) 
     return {name: chosen[name] for name in names if name in chosen}
 
 
-def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: torch.dtype) -> None:
+def prepare_components(model: VideoLM, trained: Mapping[str, Train], frozen_dtype: torch.dtype) -> None:
     """Freeze all but the trained components. Trained weights become float32, frozen ones ``frozen_dtype``.
 
     In a trained component with low-rank adapters only the adapters train. Frozen towers and connectors are put into
@@ -66,6 +67,8 @@ def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: t
     model.requires_grad_(False)
     seen: set[int] = set()
     for name, part in model.components().items():
+        for layer in with_statistics(part):
+            layer.frozen = name in trained and trained[name].frozen_statistics
         part.train(name in trained or name == "language_model")
         adapted = has_adapters(part)
         for key, parameter in part.named_parameters():

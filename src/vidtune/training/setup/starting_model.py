@@ -15,6 +15,7 @@ from vidtune.checkpoints.lora.injection import add_adapters, target_layers
 from vidtune.checkpoints.recognise import parts_below, recognise
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import RecipeError
+from vidtune.models.batch_norm_statistics import with_statistics
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
 from vidtune.models.resizing import resize, with_sizes
@@ -158,6 +159,9 @@ def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
         if how.embedding_learning_rate is not None and (how.lora or component != LANGUAGE_MODEL):
             reason = "with lora no embedding trains" if how.lora else f"only {LANGUAGE_MODEL} has token embeddings"
             raise RecipeError(f"{_where(stage, component)}: embedding_learning_rate: {reason}; remove it")
+        if how.frozen_statistics and not with_statistics(parts.get(component, nn.Identity())):
+            reason = "the component has no batch normalisation"
+            raise RecipeError(f"{_where(stage, component)}: frozen_statistics: {reason}; remove it")
     return trained
 
 
