@@ -3,8 +3,8 @@
 A random tiny model with the published size of pictures and number of frames (8 frames of 224 x 224, 257 tokens each) is
 served by ``vidtune serve`` in a process of its own; clients send requests over loopback.
 
-- load: 20 questions on each of 8 videos, one at a time, then by 64 clients at a time, each on a server that has just
-  started, so both read every video once;
+- load: 20 questions on each of 8 videos, one at a time, then by 64 clients at a time, each on a server that has seen
+  none of these videos, so both read every video once;
 - turns: streamed time to the first token of a first turn about a new video, and of its second turn;
 - chats: scripted chats of two turns by 64 clients; every answer must equal that of ``vidtune chat`` in a terminal;
 - memory: resident memory of the server, and of its processes that read media, after a tenth of ``--requests``, and
@@ -224,7 +224,9 @@ def load_rate(folder: Path, videos: list[str], options: Namespace, clients: int)
         return ask
 
     tasks = [work(video, number) for number in range(options.questions) for video in videos]
+    others = [write_video(folder / "media" / f"other-{number}.mp4", 50 + number) for number in range(4)]
     with server(folder) as (port, _):
+        asyncio.run(by_clients(port, len(others), [work(video, 0) for video in others]))  # all its processes have begun
         began = time.perf_counter()
         asyncio.run(by_clients(port, clients, tasks))
         return len(tasks) / (time.perf_counter() - began)

@@ -21,7 +21,7 @@ FOREIGN = {
     *("--nnodes", "--nproc-per-node"),  # torchrun
     "--check",  # ruff
     *("--pairs", "--seconds", "--files", "--rounds", "--kinds", "--tokens", "--tiny"),  # scripts in benchmarks/
-    *("--chats", "--requests"),  # benchmarks/serve.py
+    *("--chats", "--requests", "--only"),  # benchmarks/serve.py
     *("--boxes", "--looped", "--width", "--train"),  # benchmarks/regions.py
     *("--model", "--tasks", "--no-deps"),  # lmms-eval, pip
     "--log-dir",  # inspect

@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -14,7 +14,9 @@ import pytest
 from misbehaving import Preprocessing
 from served_world import asking, served
 from synthetic_clips import write_clip
+from tiny_checkpoint import always_say, write_checkpoint
 
+import vidtune
 from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.openai_compatible import Limits as JudgeLimits
 from vidtune.evaluation.judges.openai_compatible import OpenAICompatibleJudge
@@ -23,14 +25,15 @@ from vidtune.foreign.documents import parse_json
 from vidtune.serving import served as served_module
 from vidtune.serving.limits import MIB, Limits
 
-LONG = 400
-"""Tokens of an answer that is still being written when the client leaves."""
+LONG = 90_000
+"""Tokens of an answer that is still being written when the client leaves, however late that is."""
 
 
 @pytest.fixture(scope="module")
-def server(model, folder):
-    limits = Limits(body=MIB, queue=8, media_timeout=4.0, media_seconds=60.0)
-    with served({"tiny": model}, folder, limits=limits) as found:
+def server(model, folder, tmp_path_factory):
+    endless = always_say(write_checkpoint(tmp_path_factory.mktemp("endless")), "xyz", after=":", endless=True)
+    models = {"tiny": model, "endless": vidtune.load(endless, device="cpu", dtype="float32")}
+    with served(models, folder, limits=Limits(body=MIB, queue=8, media_seconds=60.0)) as found:
         yield found
 
 
@@ -40,7 +43,7 @@ def head(server, length, more=""):
 
 
 def connect(server):
-    return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=120)
 
 
 def response(connection):
@@ -60,7 +63,7 @@ def body_of(**options):
     return json.dumps(given).encode()
 
 
-def wait_until(reached, seconds=20.0):
+def wait_until(reached, seconds=60.0):
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, "it did not come to that"
@@ -115,24 +118,26 @@ def test_unknown_addresses_and_forms_get_the_form_of_errors(server):
 
 
 def test_more_questions_than_places_are_told_when_to_come_again(server):
-    def one(number):
-        try:
-            client.chat.completions.create(model="tiny", messages=asking(f"What, {number}?", "a.mp4"), max_tokens=100)
-            return "answered"
-        except openai.RateLimitError as refused:
-            assert int(refused.response.headers["retry-after"]) >= 1
-            return "refused"
-
-    with ThreadPoolExecutor(24) as pool, server.client() as client:
-        outcomes = list(pool.map(one, range(24)))
-    assert outcomes.count("answered") >= 8 and outcomes.count("refused") >= 1
+    body = body_of()
+    with ExitStack() as open_ones, server.client() as client:
+        waiting_ones = [open_ones.enter_context(connect(server)) for _ in range(8)]
+        for one in waiting_ones:
+            one.sendall(head(server, len(body)) + body[:10])
+        wait_until(lambda: waiting(server) == 8)
+        for _ in range(16):
+            with pytest.raises(openai.RateLimitError) as refused:
+                client.chat.completions.create(model="tiny", messages=asking("What?", "a.mp4"))
+            assert int(refused.value.response.headers["retry-after"]) >= 1
+        for one in waiting_ones:
+            one.sendall(body[10:])
+        assert [response(one)[0] for one in waiting_ones] == [200] * 8
     assert works(server)
 
 
 def test_a_client_that_leaves_while_it_is_streamed_to_frees_its_place(server):
-    engine = server.models[0].engine
+    engine = server.models[1].engine
     answered = engine.stats.questions
-    body = body_of(stream=True, max_tokens=LONG)
+    body = body_of(model="endless", stream=True, max_tokens=LONG)
     connection = connect(server)
     connection.sendall(head(server, len(body)) + body)
     assert connection.recv(100).startswith(b"HTTP/1.1 200")
@@ -144,9 +149,9 @@ def test_a_client_that_leaves_while_it_is_streamed_to_frees_its_place(server):
 
 
 def test_a_client_that_leaves_while_it_waits_frees_its_place(server):
-    engine = server.models[0].engine
+    engine = server.models[1].engine
     answered = engine.stats.questions
-    body = body_of(max_tokens=LONG)
+    body = body_of(model="endless", max_tokens=LONG)
     connection = connect(server)
     connection.sendall(head(server, len(body)) + body)
     wait_until(lambda: engine.running == 1)
@@ -156,7 +161,6 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(server):
 
 
 def test_half_requests_leave_nothing_behind(server):
-    wait_until(lambda: files_and_threads()[1] > 0)
     assert works(server)
     before = files_and_threads()
     for sent in (b"", b"POST /v1", head(server, 100), head(server, 100) + b'{"model"'):
@@ -176,14 +180,11 @@ def files_and_threads():
 
 def test_a_video_that_hangs_is_given_up(server, folder, monkeypatch):
     write_clip(folder / "hangs.mp4", num_frames=3)
-    real = served_module.as_read
-    monkeypatch.setattr(served_module, "as_read", lambda *_: Preprocessing("hang"))
-    with (
-        server.client() as client,
-        pytest.raises(openai.BadRequestError, match=r"'hangs\.mp4': was not read within 4 s"),
-    ):
-        client.chat.completions.create(model="tiny", messages=asking("What?", "hangs.mp4"))
-    monkeypatch.setattr(served_module, "as_read", real)
+    with monkeypatch.context() as patched, server.client() as client:
+        patched.setattr(server.models[0]._loader._pool, "timeout", 1.0)
+        patched.setattr(served_module, "as_read", lambda *_: Preprocessing("hang"))
+        with pytest.raises(openai.BadRequestError, match=r"'hangs\.mp4': was not read within 1 s"):
+            client.chat.completions.create(model="tiny", messages=asking("What?", "hangs.mp4"))
     assert works(server)
 
 
@@ -206,7 +207,7 @@ def test_frames_that_are_asked_for_are_read(server):
 def test_a_judge_of_our_own_asks_the_server(server):
     prompt = JudgePrompt("short", "", "{question} {pred}")
     chosen = {"max_tokens": 8, "temperature": 0}
-    limits = JudgeLimits(timeout=30.0, attempts=1, backoff=0.01, longest_wait=1.0)
+    limits = JudgeLimits(timeout=120.0, attempts=1, backoff=0.01, longest_wait=1.0)
     judge = OpenAICompatibleJudge("tiny", base_url=f"{server.url}/v1", prompt=prompt, limits=limits, parameters=chosen)
     usage = judge.judge([JudgeItem(str(n), f"question {n}?", "a", "b") for n in range(3)], lambda found: None)
     assert usage.calls >= 3 and usage.completion_tokens == 8 * usage.calls
@@ -295,4 +296,4 @@ def test_half_a_request_does_not_keep_the_server_from_ending(model, folder):
         wait_until(lambda: waiting(server) == 1)
         began = time.monotonic()
     connection.close()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 100  # else as long as a body may take, 316 s

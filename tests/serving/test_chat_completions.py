@@ -2,8 +2,10 @@
 
 import base64
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -207,12 +209,17 @@ def test_a_system_message_takes_the_place_of_the_system_line(ask, model):
     assert plain.choices[0].message.content == str(model.answer("Hello.", max_new_tokens=8))
 
 
-def test_metrics_and_health(server):
-    import urllib.request
+def test_metrics_and_health(server, ask):
+    with pytest.raises(openai.NotFoundError):
+        ask(asking("Who?"), model="absent")
 
-    with urllib.request.urlopen(f"{server.url}/metrics") as reply:
-        text = reply.read().decode()
-    assert 'vidtune_problems_total{status="404"}' in text
-    assert 'vidtune_encodings_total{model="tiny"}' in text and "vidtune_requests_in_flight 0.0" in text
-    with urllib.request.urlopen(f"{server.url}/health") as reply:
+    def metrics():
+        with urlopen(f"{server.url}/metrics") as reply:
+            return reply.read().decode()
+
+    deadline = time.monotonic() + 60
+    while "vidtune_requests_in_flight 0.0" not in (text := metrics()):  # a client has its answer before that
+        assert time.monotonic() < deadline
+    assert 'vidtune_problems_total{status="404"}' in text and 'vidtune_encodings_total{model="tiny"}' in text
+    with urlopen(f"{server.url}/health") as reply:
         assert parse_json(reply.read())["status"] == "ok"

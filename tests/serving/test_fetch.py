@@ -3,6 +3,7 @@
 import gc
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,7 +79,7 @@ def web(replies):
 
 
 def fetcher(port, **options):
-    given = {"hosts": [f"127.0.0.1:{port}", f"localhost:{port}"], "most_bytes": 1000, "seconds": 5.0}
+    given = {"hosts": [f"127.0.0.1:{port}", f"localhost:{port}"], "most_bytes": 1000, "seconds": 60.0}
     return Fetcher(**{**given, "allowed": lambda address: True, **options})
 
 
@@ -163,8 +164,10 @@ def test_a_video_of_a_web_address_is_known_by_its_content(model, folder):
         assert server.work() == before
         with pytest.raises(openai.BadRequestError, match=r"content\[0\].*words"):
             say("words")
-        gc.collect()
-        assert list(Path(server.intake._fetched.name).iterdir()) == []
+        deadline = time.monotonic() + 60
+        while list(Path(server.intake._fetched.name).iterdir()):  # a client has its answer before they go
+            assert time.monotonic() < deadline
+            gc.collect()
 
 
 def test_a_slow_server_is_given_up(tmp_path):

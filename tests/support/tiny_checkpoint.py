@@ -38,11 +38,12 @@ def write_checkpoint(folder: Path) -> Path:
 
 def always_say(folder: Path, text: str, after: str, endless: bool = False) -> Path:
     """Make the checkpoint say ``text``, no character of it twice, behind a prompt that ends with ``after``; or say it
-    again and again.
+    again and again, in a context that no test fills.
 
     Layers add nothing to what is embedded, and the head knows for each token the next one.
     """
     model = VideoLM.from_pretrained(folder)
+    model.config.text_config.max_position_embeddings = 100_000
     state = dict(model.language_model.named_parameters())
     embedded, head = state["model.embed_tokens.weight"].data, state["lm_head.weight"].data
     for name, one in state.items():
