@@ -138,6 +138,34 @@ module.main()
     assert (ended.returncode, len(ended.stderr.splitlines())) == (130, 1), ended.stderr
 
 
+def test_a_command_that_has_ended_leaves_at_once_when_all_that_waits_for_its_end_is_done(tmp_path):
+    program = """
+import atexit, sys, threading, vidtune.cli.main
+from vidtune import __main__ as module
+
+class TakenApart:
+    def __del__(self): print("taken apart", flush=True)
+
+class Late(threading.Thread):
+    def run(self):
+        threading.main_thread().join()
+        print("thread")
+
+def run(_):
+    atexit.register(print, "registered")
+    Late().start()
+    print("no line end", end=" ")
+    return 3
+
+sys.kept = TakenApart()
+vidtune.cli.main.run = run
+module.main()
+"""
+    (tmp_path / "program.py").write_text(program)
+    ended = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "no line end thread\nregistered\n", "")
+
+
 def test_ctrl_c_while_the_modules_are_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     class Loading(ModuleType):
         def __getattr__(self, name: str) -> object:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import huggingface_hub
 import pytest
@@ -14,6 +16,7 @@ from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.models.auto import _list_once
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,8 @@ assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 assert type(AutoModelForCausalLM.from_pretrained(other)).__name__ == "LlamaForCausalLM"
 assert "vidtune.models.video_lm" not in sys.modules, "our model code was imported before it was needed"
+listed = sys.modules["transformers.utils.import_utils"].create_import_structure_from_path.cache_info()
+assert listed.hits > listed.misses / 3, listed
 processor = AutoProcessor.from_pretrained(ours)
 model = AutoModelForCausalLM.from_pretrained(ours)
 """
@@ -55,6 +60,24 @@ def test_auto_classes_load_our_folder(code, folder, tmp_path):
     code = "import sys\n_, ours, other = sys.argv" + code + "print(type(model), type(processor))"
     found = run(code, folder, tmp_path)
     assert "vidtune.models.video_lm.VideoLM'" in found and "VideoLMProcessor'" in found
+
+
+def test_the_folders_of_transformers_are_listed_once():
+    read = []
+
+    @lru_cache(maxsize=1)
+    def listing(folder):
+        read.append(folder)
+        return [module.create_import_structure_from_path(below) for below in ("a", "b") if folder == "top"]
+
+    module = ModuleType("transformers.utils.import_utils")
+    module.create_import_structure_from_path = listing
+    _list_once(module)
+    assert module.create_import_structure_from_path("top") == [[], []]
+    module.create_import_structure_from_path("a")
+    assert read == ["top", "a", "b"]
+    _list_once(other := ModuleType("transformers.utils.import_utils"))  # of another version
+    assert not hasattr(other, "create_import_structure_from_path")
 
 
 class HubClient:
