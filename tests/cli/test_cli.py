@@ -46,6 +46,14 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_what_is_wrong_with_a_test_set_is_said_before_torch_is_loaded(tmp_path):
+    given = ["evaluate", ".", "--benchmark", "msvd_qa", "--data", ".", "--out", "out"]
+    heavy = ("torch", "transformers", "openai", "peft", "jinja2")
+    code = f"import sys, vidtune.cli.main as m; print(m.run({given}), [one for one in {heavy} if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "2 []\n" and "test_q.json" in done.stderr
+
+
 def test_help_names_every_command():
     done = vidtune("--help")
     assert done.returncode == 0

@@ -17,11 +17,11 @@ from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import ItemError, UserError
 from vidtune.features.cache import FeatureCache
-from vidtune.media.clip_times import Part
+from vidtune.media.clip_times import Part, asked_part
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 from vidtune.media.probe import probe
 from vidtune.planning.counted_files import files_of
-from vidtune.processing.asked_media import asked_media, asked_part, seconds_of
+from vidtune.processing.asked_media import asked_media, seconds_of
 from vidtune.processing.readings import MediaReader
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.recipe.types import DataSource

@@ -13,11 +13,11 @@ from vidtune.errors import UserError
 from vidtune.generation.settings import Answer, GenerationSettings, Request
 from vidtune.media.boxes.drawing import check_drawing, draw_target
 from vidtune.media.boxes.located import LocatedTarget
+from vidtune.media.clip_times import asked_part
 from vidtune.processing.asked_media import (
     Paths,
     as_paths,
     asked_media,
-    asked_part,
     require_files,
     seconds_of,
     streams_without_files,

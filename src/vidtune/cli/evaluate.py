@@ -132,8 +132,6 @@ def evaluate(
     revision: Revision = None,
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
-    if processes == 1 and engine.workers:
-        prepare("vidtune.media.worker")  # beside the imports that follow
     with uncollected():
         from vidtune.evaluation.asking.shared_videos import Session
         from vidtune.evaluation.predict import predict_benchmark
@@ -145,6 +143,8 @@ def evaluate(
     runs = questions.runs(folder, reading)
     for run in runs:
         run.require_readable(judging.judge)
+    if processes == 1 and engine.workers and not (folder is not None and all(run.is_decoded() for run in runs)):
+        prepare("vidtune.media.worker")  # beside the loading of torch and the model; it loads torch too
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
     if not follow_launcher() and processes > 1 and _asked_by_all(context.obj, processes):
         return

@@ -149,7 +149,7 @@ def engine_for(
     """
     from vidtune.features.answering import AnsweringFeatures
     from vidtune.generation.engine import AnswerEngine
-    from vidtune.media.kept.decoded import DecodedFolder
+    from vidtune.media.kept.place import DecodedFolder
     from vidtune.models.changed_towers import with_towers
     from vidtune.models.language_model.rope import with_rope
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ from vidtune.evaluation.models.base import EvaluatedModel
 from vidtune.evaluation.models.opening import answering_model
 from vidtune.evaluation.predict import WHOLE, Variant, by_rules, predict_benchmark
 from vidtune.evaluation.protocol import merged
+from vidtune.evaluation.question import QuestionSet
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import by_metrics, score_run
 from vidtune.machine.locks import locked
 from vidtune.machine.ranks.place import ProcessPlace
+from vidtune.media.kept.place import DecodedFolder
 from vidtune.recipe.stored import stored_recipe
 from vidtune.recipe.types import BenchmarkEntry
 from vidtune.registry import JUDGES
@@ -131,6 +134,16 @@ class PlannedRun:
     data: Path
     variant: Variant
 
+    @cached_property
+    def questions(self) -> QuestionSet:
+        """The test set. Raises UserError: it cannot be read; names the file."""
+        return asked_benchmark(self.benchmark, self.variant.overrides).load(self.data)
+
+    def is_decoded(self) -> bool:
+        """Whether something that was decoded of the first video is kept, so that there may be nothing to decode."""
+        decoded, file = DecodedFolder.from_environment(), next((one.file for one in self.questions.questions), None)
+        return decoded is not None and file is not None and decoded.holds(str(Path(self.questions.folder, file)))
+
     def require_readable(self, judge: Judge | str = DEFAULT_JUDGE) -> None:
         """Read the test set and find its features, before a model is loaded.
 
@@ -140,7 +153,7 @@ class PlannedRun:
         test_set = asked_benchmark(self.benchmark, self.variant.overrides)
         by_metrics(test_set, judge)
         folders = {stream: Path(folder) for stream, folder in self.variant.features.items()}
-        questions = test_set.load(self.data)
+        questions = self.questions
         if folders:
             test_set.with_features(questions, folders, stream=test_set.stream)
 

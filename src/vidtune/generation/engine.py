@@ -23,7 +23,7 @@ from vidtune.generation.settings import Answer, EngineStats, GenerationSettings,
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.devices import device_memory
-from vidtune.media.kept.decoded import DecodedFolder
+from vidtune.media.kept.place import DecodedFolder
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import as_read
 from vidtune.models.language_model.call_plan import LayerCallPlan, plan_call
@@ -121,7 +121,7 @@ class AnswerEngine:
         self.stored = stored
         self._seen_media: set[MediaRef] = set()
         self._seen_prefixes: set[int] = set()
-        self._pool = MediaPool(workers, media_timeout, processes=processes, decoded=decoded)
+        self._pool = MediaPool(workers, media_timeout, processes=processes, decoded=decoded, find_here=True)
 
     def __enter__(self) -> Self:
         return self

@@ -6,12 +6,15 @@ Legend: T shown frames in order of presentation. A tick is the unit of time of t
 import base64
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
+
+from vidtune.errors import UserError
 
 _NEAR = 1e-9  # seconds by which a frame may begin later than a moment that was computed with floats
 _LARGEST = np.iinfo(np.int64).max
@@ -132,6 +135,43 @@ class Part:
             last = 1 + times.index_at(end - 2 * _NEAR)
         last = min(max(last, first + 1), times.num_frames)
         return first, times.between(first, last), end - start
+
+
+def asked_part(
+    start: float | None = None,
+    end: float | None = None,
+    frames: int | None = None,
+    frames_at: Sequence[float] | None = None,
+) -> Part | None:
+    """What of a video is read as a user asks for it; None: the whole file, by the rules of the model.
+
+    Args:
+        start, end: seconds between which it is read; None: its start, its end.
+        frames: number of frames; None: as many as the model takes.
+        frames_at: seconds whose frames are read, in the place of ``start``, ``end`` and ``frames``.
+
+    Raises:
+        UserError: impossible seconds or numbers, in one line.
+    """
+    if frames_at is not None and not frames_at:
+        raise UserError("--frames-at: names no second; leave it out for the frames that the model takes")
+    for option, given in (
+        ("--start and --end", {"start": start, "end": end}),
+        ("--frames", {"frames": frames}),
+        ("--frames-at", {"start": start, "end": end, "frames": frames, "frames_at": _seconds(frames_at)}),
+    ):
+        try:
+            part = Part(**given)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
+    return None if part == Part() else part
+
+
+def _seconds(given: Sequence[float] | None) -> tuple[float, ...]:
+    """Seconds as a part takes them. Raises UserError for anything but a list."""
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence | None):
+        raise UserError(f"--frames-at: expected a list of seconds, found {given!r}")
+    return tuple(given or ())
 
 
 def _is_number(value: object) -> bool:

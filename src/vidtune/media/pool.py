@@ -8,6 +8,9 @@ A worker that dies or is late may have been ended by the machine (memory, a slow
 fresh worker. After the last try the error says whose fault it is: `MediaError` where the decoder crashed every time,
 `UnreadMediaError` where the workers were killed or late.
 
+What an earlier job has kept can be found by a thread of the parent: then workers start with the first file that is not
+kept. A file that holds this thread up is given to a worker, and so are all that follow.
+
 Memory is bounded: a worker that holds more than ``max_resident`` after a job is replaced, and jobs are taken ahead only
 while the arrays that wait for the caller of ``load`` stay within ``max_waiting``.
 """
@@ -29,9 +32,21 @@ from vidtune.errors import MediaError, UnreadMediaError, UserError
 from vidtune.machine.memory import waiting_memory, worker_memory
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
-from vidtune.media.kept.decoded import DecodedFolder
+from vidtune.media.kept.place import DecodedFolder
+from vidtune.media.kept.seeking import Seeker
 from vidtune.media.probe import MediaInfo
-from vidtune.media.worker import Loaded, LoadJob, LoadResult, Report, execute, fetch, job_message, serve
+from vidtune.media.worker import (
+    Loaded,
+    LoadJob,
+    LoadResult,
+    Report,
+    execute,
+    fetch,
+    find,
+    job_message,
+    may_be_kept,
+    serve,
+)
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
@@ -45,13 +60,15 @@ _TRIES_IF_KILLED = 3
 class _Task:
     """A job in the pool, and its result when that is there.
 
-    ``tries``: number of times that it was begun and not done. ``seconds``: time that these tries took.
+    ``tries``: number of times that it was begun and not done. ``seconds``: time that these tries took. ``note``: what
+    the user should know of the search for a kept result.
     """
 
     def __init__(self, job: LoadJob, decoded: DecodedFolder | None) -> None:
         self.job = job
         self.message = job_message(job, decoded)
         self.result: LoadResult | None = None
+        self.note: str | None = None
         self.tries = 0
         self.seconds = 0.0
 
@@ -106,6 +123,7 @@ class MediaPool:
         max_waiting: approximate bytes of arrays that wait for the caller of ``load`` (default: a sixteenth of the
             memory, divided by ``processes``; at most half a GiB). One job per worker is always taken.
         decoded: where decoded media are kept and found again; None: nowhere.
+        find_here: what is kept is read in this process, not by workers.
 
     Raises:
         UserError: from ``load``, if workers cannot start or there is not enough shared memory.
@@ -121,6 +139,7 @@ class MediaPool:
         max_resident: int | None = None,
         max_waiting: int | None = None,
         decoded: DecodedFolder | None = None,
+        find_here: bool = False,
     ) -> None:
         if workers < 0 or (prefetch is not None and prefetch < 1):
             raise ValueError(f"workers must be 0 or more and prefetch 1 or more, got {workers} and {prefetch}")
@@ -139,7 +158,10 @@ class MediaPool:
         self._failure: BaseException | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._seeker: Seeker[_Task, LoadResult] | None = None
         if workers:
+            if find_here and decoded is not None:
+                self._seeker = Seeker(lambda task: find(task.job, decoded), self._looked, timeout)
             self._bell, self._bell_button = multiprocessing.Pipe(duplex=False)
             self._thread = threading.Thread(target=self._run, name="vidtune-media-pool", daemon=True)
             self._thread.start()
@@ -156,6 +178,8 @@ class MediaPool:
             self._closing = True
             self._failure = self._failure or RuntimeError("the media pool is closed")
             self._changed.notify_all()
+        if self._seeker is not None:
+            self._seeker.close()
         if self._thread is not None:
             self._ring()
             self._thread.join()
@@ -184,6 +208,8 @@ class MediaPool:
                 window.popleft()
                 yield _say(result)
         finally:
+            if self._seeker is not None:
+                self._seeker.drop(window)
             with self._changed:
                 self._queue = deque(task for task in self._queue if task not in window)
 
@@ -198,10 +224,25 @@ class MediaPool:
 
     def _submit(self, job: LoadJob) -> _Task:
         task = _Task(job, self.decoded)
+        if self._seeker is not None and may_be_kept(job) and self._seeker.add(task):
+            self._ring()
+        else:
+            self._enqueue(task)
+        return task
+
+    def _enqueue(self, task: _Task) -> None:
+        """Give a task to the workers."""
         with self._changed:
             self._queue.append(task)
         self._ring()
-        return task
+
+    def _looked(self, task: _Task, result: LoadResult) -> None:
+        """Called by the seeker's thread."""
+        if result.found:
+            self._finish(task, result)
+        else:
+            task.note = result.note
+            self._enqueue(task)
 
     def _wait_for(self, task: _Task) -> LoadResult:
         with self._changed:
@@ -218,9 +259,13 @@ class MediaPool:
 
     def _run(self) -> None:
         """Body of the pool's thread."""
+        wanted = self._seeker is None
         try:
             while not self._closing:
-                while len(self._crew) < self.workers and not self._closing:
+                for task in [] if self._seeker is None else self._seeker.late():
+                    self._enqueue(task)
+                wanted = wanted or bool(self._queue)
+                while wanted and len(self._crew) < self.workers and not self._closing:
                     self._crew.append(_Worker(self._again.popleft() if self._again else None))
                 self._hand_out()
                 sources: list[Any] = [self._bell, *(worker.connection for worker in self._crew)]
@@ -253,6 +298,8 @@ class MediaPool:
 
     def _seconds_to_deadline(self) -> float | None:
         deadlines = [late for worker in self._crew if (late := worker.deadline(self.timeout)) is not None]
+        if self._seeker is not None and (late := self._seeker.deadline()) is not None:
+            deadlines.append(late)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _hear(self, worker: _Worker) -> None:
@@ -339,6 +386,7 @@ class MediaPool:
             self._again.appendleft(worker.first)
 
     def _finish(self, task: _Task, result: LoadResult) -> None:
+        result.note = "; ".join(note for note in (task.note, result.note) if note) or None
         with self._changed:
             task.result = result
             self._largest = max(self._largest or 0, result.nbytes)

@@ -4,6 +4,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.connection import Connection
@@ -18,7 +19,8 @@ from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.clip_times import Part
 from vidtune.media.feature_file import is_feature_file, read_features
-from vidtune.media.kept.decoded import Arrays, DecodedFolder
+from vidtune.media.kept.decoded import Arrays, opened
+from vidtune.media.kept.place import DecodedFolder
 from vidtune.media.preprocessing.kinds import (
     Preprocessing,
     no_parts,
@@ -242,10 +244,9 @@ def fetch(job: LoadJob, decoded: DecodedFolder | None, execute: Callable[[LoadJo
     Raises:
         MediaError: the file cannot be read.
     """
-    if decoded is None or job.preprocessing is None or not job.keep or job.seed is not None:
+    if decoded is None or not may_be_kept(job):
         return Outcome(execute(job))
-    kept, settings = decoded.opened(), [one for one in (job.preprocessing, job.second) if one is not None]
-    key = kept.key(job.path, settings, (job.extras, job.frames, job.part))
+    kept, key = opened(decoded), _key(job, decoded)
     if key is None:
         return Outcome(execute(job))
     found = kept.find(key, job.path)
@@ -253,10 +254,34 @@ def fetch(job: LoadJob, decoded: DecodedFolder | None, execute: Callable[[LoadJo
         return Outcome(Loaded.of(*found), found=True)
     used = time.thread_time()
     result = execute(job)
-    if isinstance(result, Loaded) and kept.key(job.path, settings, (job.extras, job.frames, job.part)) == key:
+    if isinstance(result, Loaded) and _key(job, decoded) == key:
         names = None if result.extras is None else tuple(result.extras)
         kept.keep(key, Arrays(result.arrays, names), time.thread_time() - used)
     return Outcome(result, note=kept.said())
+
+
+def may_be_kept(job: LoadJob) -> bool:
+    """Whether the result of a job may be kept on disk: no metadata, nothing random, and not where its user keeps it."""
+    return job.preprocessing is not None and job.keep and job.seed is None
+
+
+def find(job: LoadJob, decoded: DecodedFolder) -> LoadResult:
+    """Find what an earlier job has kept; no file is decoded. Where nothing was found, the result says so."""
+    started, used = time.perf_counter(), time.thread_time()
+    found = note = None
+    with suppress(Exception):  # whoever does the job meets the same error, and tells
+        key, kept = _key(job, decoded), opened(decoded)
+        found = None if key is None else kept.find(key, job.path)
+        note = kept.said()
+    loaded = None if found is None else Loaded.of(*found)
+    times = {"seconds": time.perf_counter() - started, "cpu_seconds": time.thread_time() - used}
+    return LoadResult.of(job, loaded, error=None, found=loaded is not None, note=note, **times)
+
+
+def _key(job: LoadJob, decoded: DecodedFolder) -> str | None:
+    """Name of the result of a job among those that are kept; None: it is not kept."""
+    settings = [one for one in (job.preprocessing, job.second) if one is not None]
+    return opened(decoded).key(job.path, settings, (job.extras, job.frames, job.part))
 
 
 def execute(job: LoadJob) -> Loaded | MediaInfo:

@@ -82,7 +82,7 @@ def _add_our_entry(module: ModuleType) -> None:
 
 
 def _list_once(module: ModuleType) -> None:
-    listing = getattr(module, "create_import_structure_from_path", None)
+    listing: Any = getattr(module, "create_import_structure_from_path", None)
     if hasattr(listing, "cache_info"):  # remembered too, but too few
         module.create_import_structure_from_path = cache(listing.__wrapped__)  # type: ignore[attr-defined]
 

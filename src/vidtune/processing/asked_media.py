@@ -65,43 +65,6 @@ def asked_media(
     return tuple(ref.read_as(part) if ref.stream == "video" and ref.path else ref for ref in refs)
 
 
-def asked_part(
-    start: float | None = None,
-    end: float | None = None,
-    frames: int | None = None,
-    frames_at: Sequence[float] | None = None,
-) -> Part | None:
-    """What of a video is read as a user asks for it; None: the whole file, by the rules of the model.
-
-    Args:
-        start, end: seconds between which it is read; None: its start, its end.
-        frames: number of frames; None: as many as the model takes.
-        frames_at: seconds whose frames are read, in the place of ``start``, ``end`` and ``frames``.
-
-    Raises:
-        UserError: impossible seconds or numbers, in one line.
-    """
-    if frames_at is not None and not frames_at:
-        raise UserError("--frames-at: names no second; leave it out for the frames that the model takes")
-    for option, given in (
-        ("--start and --end", {"start": start, "end": end}),
-        ("--frames", {"frames": frames}),
-        ("--frames-at", {"start": start, "end": end, "frames": frames, "frames_at": _seconds(frames_at)}),
-    ):
-        try:
-            part = Part(**given)
-        except ValueError as error:
-            raise UserError(f"{option}: {error}") from None
-    return None if part == Part() else part
-
-
-def _seconds(given: Sequence[float] | None) -> tuple[float, ...]:
-    """Seconds as a part takes them. Raises UserError for anything but a list."""
-    if isinstance(given, str | bytes) or not isinstance(given, Sequence | None):
-        raise UserError(f"--frames-at: expected a list of seconds, found {given!r}")
-    return tuple(given or ())
-
-
 def _features_by_owner(features: Mapping[str, str | Path], dialect: Dialect) -> dict[str, list[tuple[str, str]]]:
     """Stream that stands in the prompt -> (stream, file of features) of it and of its companions."""
     owners = {companion: owner for owner, companions in dialect.companions.items() for companion in companions}

@@ -12,9 +12,9 @@ from vidtune.data.media_root import resolve
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
+from vidtune.media.clip_times import asked_part
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
-from vidtune.processing.asked_media import asked_part
 from vidtune.serving.files.fetch import Fetcher
 from vidtune.serving.files.stored import StoredFiles, is_file_id
 from vidtune.serving.files.uploads import Upload, Uploads

@@ -10,7 +10,7 @@ from pathlib import Path
 from vidtune.errors import UserError
 from vidtune.machine.cores import media_workers
 from vidtune.machine.files import atomic_folder, write_json_atomically
-from vidtune.media.kept.decoded import DecodedFolder
+from vidtune.media.kept.place import DecodedFolder
 from vidtune.media.pool import MediaPool
 from vidtune.recipe.stored import FOLDER, PROVENANCE
 from vidtune.training.log import TrainingLog, recent_step_seconds

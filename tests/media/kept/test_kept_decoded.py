@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from made_up_preprocessing import TimedRows
 from qa_sets import write_video
 
 from vidtune.errors import UserError
+from vidtune.media import pool as pool_module
+from vidtune.media import worker
 from vidtune.media.clip_times import Part
 from vidtune.media.kept import decoded
-from vidtune.media.kept.decoded import Arrays, DecodedFolder
+from vidtune.media.kept.decoded import Arrays, opened
+from vidtune.media.kept.place import DecodedFolder
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
@@ -61,6 +65,51 @@ def test_a_worker_process_finds_it_too(folder, video):
     load(folder, LoadJob(video, CLIP))
     result = load(folder, LoadJob(video, CLIP), workers=1)
     assert result.found and np.array_equal(result.array, load(None, LoadJob(video, CLIP)).array)
+
+
+def test_no_worker_starts_for_what_the_calling_process_finds(folder, video, tmp_path):
+    plain, other = load(folder, LoadJob(video, CLIP)).array, str(shutil.copy(video, tmp_path / "other.mp4"))
+    with MediaPool(1, 60.0, decoded=folder, find_here=True) as pool:
+        found = list(pool.load([LoadJob(video, CLIP)] * 2))
+        assert not pool._crew
+        last = list(pool.load([LoadJob(video, CLIP), LoadJob(other, CLIP), LoadJob(video, None), LoadJob(video, CLIP)]))
+        assert pool._crew
+    assert [one.found for one in [*found, *last]] == [True, True, True, False, False, True]
+    assert all(np.array_equal(one.array, plain) for one in [*found, last[0], last[1], last[3]])
+    assert last[2].info is not None
+    found[0].array[:] = 0  # no two results share memory
+    assert np.array_equal(found[1].array, plain)
+
+
+def test_what_the_calling_process_finds_damaged_is_said_and_a_worker_makes_it_anew(folder, video):
+    plain = load(folder, LoadJob(video, CLIP)).array
+    [entry] = entries(folder)
+    entry.write_bytes(entry.read_bytes()[:-1])
+    with (
+        MediaPool(1, 60.0, decoded=folder, find_here=True) as pool,
+        pytest.warns(UserWarning, match="its checksum is another one"),
+    ):
+        [result] = pool.load([LoadJob(video, CLIP)])
+    assert not result.found and np.array_equal(result.array, plain)
+
+
+def test_a_search_that_never_ends_is_left_to_the_workers(folder, video, tmp_path, monkeypatch):
+    other, going_on = str(shutil.copy(video, tmp_path / "other.mp4")), threading.Event()
+    load(folder, LoadJob(video, CLIP))
+
+    def stuck(job, decoded):
+        if job.path == other:
+            going_on.wait()
+        return worker.find(job, decoded)
+
+    monkeypatch.setattr(pool_module, "find", stuck)
+    try:
+        with MediaPool(1, 2.0, decoded=folder, find_here=True) as pool:
+            results = list(pool.load([LoadJob(video, CLIP), LoadJob(other, CLIP), LoadJob(video, CLIP)]))
+            assert next(pool.load([LoadJob(video, CLIP)])).found and pool._crew
+    finally:
+        going_on.set()
+    assert [(one.error, one.found) for one in results] == [(None, True), (None, False), (None, True)]
 
 
 def test_other_settings_parts_and_contents_are_other_entries(folder, video, tmp_path):
@@ -117,7 +166,7 @@ def test_nothing_is_kept_that_may_differ_next_time_or_is_kept_elsewhere(folder, 
 
 def test_what_is_read_as_fast_as_it_is_kept_is_not_kept(tmp_path, video):
     folder = DecodedFolder(str(tmp_path / "decoded"), 10**6)
-    kept = folder.opened()
+    kept = opened(folder)
     kept.keep("cheap", Arrays([np.zeros(10**4, np.float32)], None), seconds=0.005)
     assert not entries(folder)
     kept.keep("dear", Arrays([np.zeros(10**4, np.float32)], None), seconds=0.5)
@@ -125,7 +174,7 @@ def test_what_is_read_as_fast_as_it_is_kept_is_not_kept(tmp_path, video):
 
 
 def test_the_folder_never_grows_beyond_its_limit_and_the_unused_make_room(folder, monkeypatch):
-    kept = folder.opened()
+    kept = opened(folder)
     one = Arrays([np.zeros(45_000, np.float32)], None)  # 180 kB of 1 MB
     for number in range(8):
         kept.keep(str(number), one, seconds=1.0)

@@ -32,7 +32,7 @@ class ReadingOptions:
 
     def build(self) -> "Part | None":
         """What of a video is read. Raises UserError for impossible values."""
-        from vidtune.processing.asked_media import asked_part
+        from vidtune.media.clip_times import asked_part
 
         return asked_part(**self.given())
 

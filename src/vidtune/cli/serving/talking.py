@@ -113,8 +113,8 @@ class Talk:
 
     def frames(self, rest: str) -> None:
         from vidtune.data.sample import MediaRef
+        from vidtune.media.clip_times import asked_part
         from vidtune.media.pool import MediaPool
-        from vidtune.processing.asked_media import asked_part
         from vidtune.processing.batch import MediaSlot
         from vidtune.processing.shown.item import shown_item
 

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidtune.checkpoints.files.folder import CONFIG
 from vidtune.checkpoints.files.hub import locate
-from vidtune.checkpoints.report import OURS
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, opened
 from vidtune.evaluation.models.base import EvaluatedModel
-from vidtune.evaluation.models.own import OwnModel
 from vidtune.evaluation.models.pretrained import PretrainedModel, known_models, unknown_model
 from vidtune.foreign.documents import read_object
 
@@ -38,6 +35,8 @@ def answering_model(
         path = locate(str(model))
         if is_of_transformers(path):
             return PretrainedModel(path, device, dtype)
+    from vidtune.evaluation.models.own import OwnModel  # weight: torch
+
     return OwnModel(opened(model, device, dtype))
 
 
@@ -47,14 +46,16 @@ def is_of_transformers(path: Path) -> bool:
     Raises:
         UserError: a model that neither knows.
     """
+    from vidtune.checkpoints.files.folder import CONFIG  # weight: torch
+    from vidtune.checkpoints.parts.claims import UnknownCheckpointError
+    from vidtune.checkpoints.recognise import recognise
+    from vidtune.checkpoints.report import OURS
+
     if not (path / CONFIG).is_file():
         return False
     model_type = read_object(path / CONFIG).get("model_type")
     if model_type == OURS or model_type is None:
         return False
-    from vidtune.checkpoints.parts.claims import UnknownCheckpointError  # weight: torch
-    from vidtune.checkpoints.recognise import recognise
-
     try:
         recognise(path)
     except UnknownCheckpointError:

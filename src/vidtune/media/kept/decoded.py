@@ -15,7 +15,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,16 +27,13 @@ import numpy as np
 import PIL
 import torch
 
-from vidtune.errors import UserError
 from vidtune.machine.files import remove_leftovers, temporary_beside
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
+from vidtune.media.kept.place import ENDING, DecodedFolder
 from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
 from vidtune.spelling import damaged
 
-FOLDER, LIMIT = "VIDTUNE_DECODED", "VIDTUNE_DECODED_GB"
-"""Environment variables: folder of the entries ("off": nothing is kept), and its largest size in GB."""
-DEFAULT_GB = 10.0
 MOST_OF_DISK = 0.1
 """Largest part of the free disk that the folder may take."""
 RULES = 2
@@ -63,45 +60,9 @@ class Arrays(NamedTuple):
     names: tuple[str, ...] | None
 
 
-@dataclass(frozen=True)
-class DecodedFolder:
-    """Folder and size of the cache of decoded media.
-
-    Args:
-        folder: the folder; created with the first entry.
-        limit: largest size of all entries in bytes.
-    """
-
-    folder: str
-    limit: int
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "DecodedFolder | None":
-        """The folder that the environment names, else one in the user's cache; None: nothing is kept.
-
-        Raises:
-            UserError: the size is no number.
-        """
-        named = environment.get(FOLDER, "")
-        if named.lower() in ("off", "0", "none"):
-            return None
-        home = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME") or "~").expanduser() / ".cache")
-        folder = str(Path(named).expanduser()) if named else str(Path(home) / "vidtune" / "decoded")
-        try:
-            limit = float(environment.get(LIMIT) or DEFAULT_GB)
-            if not 0 <= limit < math.inf:
-                raise ValueError
-        except ValueError:
-            raise UserError(f"{LIMIT}={environment[LIMIT]!r} is no number of GB") from None
-        return cls(folder, int(limit) * 10**9 + int(limit % 1 * 1e9)) if limit > 0 else None
-
-    def opened(self) -> "Decoded":
-        """The folder as this process uses it."""
-        return _opened(self)
-
-
 @cache
-def _opened(folder: DecodedFolder) -> "Decoded":
+def opened(folder: DecodedFolder) -> "Decoded":
+    """The folder as this process uses it."""
     return Decoded(folder)
 
 
@@ -194,7 +155,7 @@ class Decoded:
         return "; ".join(found) or None
 
     def _entry(self, key: str) -> Path:
-        return Path(self.place.folder) / f"{key}.decoded"
+        return Path(self.place.folder) / f"{key}{ENDING}"
 
     def _write(self, entry: Path, arrays: Arrays) -> None:
         whole = [np.ascontiguousarray(array) for array in arrays.arrays]
@@ -220,7 +181,7 @@ class Decoded:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder, LEFT_BEHIND_SECONDS)
         entries = []
-        for path in folder.glob("*.decoded"):
+        for path in folder.glob(f"*{ENDING}"):
             with suppress(OSError):
                 status = path.stat()
                 entries.append((status.st_mtime, status.st_size, path))
