@@ -9,6 +9,9 @@ r"""Half a character, such as a lone ``\ud800`` in JSON: no file can store it, a
 
 _BREAKS = {ord("\n"): r"\n", ord("\t"): r"\t", 0x2028: r"\u2028", 0x2029: r"\u2029"}
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_CONTROLS |= {
+    code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}  # which turn text around
 
 
 def visible(text: str) -> str:

@@ -17,7 +17,7 @@ from vidtune.checkpoints.load import recognise_checkpoint
 from vidtune.checkpoints.lora.adapter_files import adapter_from_state
 from vidtune.checkpoints.lora.adapter_settings import require_plain
 from vidtune.checkpoints.parts.generation import FILE, require_token_ids
-from vidtune.checkpoints.parts.language_model import require_rotary
+from vidtune.checkpoints.parts.language_model import require_usable
 from vidtune.checkpoints.parts.model_settings import require_one_rotary, require_readable
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
@@ -87,7 +87,7 @@ def test_rotary_positions_that_agree_pass() -> None:
 def test_numbers_of_rotary_positions_are_positive(key: str, factor: float) -> None:
     config = LlamaConfig()
     config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4} | {key: factor}
-    assert f"{key} is {factor}" in said(require_rotary, config)
+    assert f"{key} is {factor}" in said(require_usable, config)
 
 
 @pytest.mark.parametrize("kind", ["native", "official"])

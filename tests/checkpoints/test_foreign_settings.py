@@ -16,6 +16,7 @@ from tiny_models import TOKENIZER, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vidtune.checkpoints.assembly.composition import tower_sizes
+from vidtune.checkpoints.build import build_config
 from vidtune.checkpoints.files.settings import OFF, KnownSettings
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
@@ -25,7 +26,7 @@ from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
@@ -289,9 +290,80 @@ def test_settings_of_a_language_model_and_of_a_model_of_ours_are_looked_at_too(p
     assert "has a quantization_config" in refused(edited("native", text_config=text))
     assert 'config.json: fusion is "late"; vidtune does not know' in refused(edited("native", fusion="late"))
     place = edited("llm", rope_scaling={"rope_type": "future"})
-    assert "rotary positions of type 'future' are not known" in refused(places["projector"], base=str(place))
+    assert "rope_type 'future' of the rotary positions is not known" in refused(places["projector"], base=str(place))
     loaded = load_checkpoint(places["projector"], base=str(edited("llm", use_future=True)))
     assert any("settings that a llama does not have: use_future" in warning for warning in loaded.report.warnings)
+
+
+ODD_VALUES = [
+    ("hidden_size", True, "hidden_size is True; expected a positive whole number"),
+    ("hidden_size", [1], "hidden_size is [1]; expected a whole number"),
+    ("intermediate_size", "many", "intermediate_size is 'many'; expected a whole number"),
+    ("num_hidden_layers", 0, "num_hidden_layers is 0; expected a positive whole number"),
+    ("max_position_embeddings", 0, "max_position_embeddings is 0; expected a positive whole number"),
+    ("pad_token_id", "x", "pad_token_id is 'x'; expected a whole number or null"),
+    ("pad_token_id", 10**30, f"pad_token_id is {10**30}; expected a token of the vocabulary"),
+    ("eos_token_id", 1.5, "eos_token_id is 1.5; expected a whole number or a list or null"),
+    ("attention_dropout", 1.5, "attention_dropout is 1.5; expected a number from 0 to 1"),
+    ("hidden_act", "gelo", "hidden_act is 'gelo'; did you mean"),
+    ("rope_parameters", {"rope_type": [1]}, "rope_type [1] of the rotary positions is not known"),
+    ("rope_parameters", {"rope_theta": [1.0]}, "rope_theta is [1.0]; expected a positive number"),
+    ("rope_parameters", {"rope_theta": None}, "rope_theta is None; expected a positive number"),
+    ("rope_parameters", {"rope_theta": 10**30}, f"rope_theta is {10**30}; expected a positive number"),
+    ("rms_norm_eps", float("nan"), "rms_norm_eps is NaN; expected a number"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), ODD_VALUES, ids=str)
+def test_an_odd_value_of_a_language_model_is_named_with_its_file(key, value, expected, places, edited):
+    text = json.loads((places["native"] / "config.json").read_text())["text_config"]
+    place = edited("native", text_config=text | {key: value})
+    said = refused(place)
+    assert said.startswith(str(place)) and "config.json" in said and expected in said
+    place = edited("llm", **{key: value})
+    with pytest.raises(UserError) as caught:
+        build_config(Recipe(system="longvale", language_model=str(place)))
+    assert str(place) in str(caught.value) and expected in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), ODD_VALUES[:-1], ids=str)
+def test_an_odd_value_of_a_language_model_in_a_recipe_is_named(key, value, expected):
+    sizes = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    with pytest.raises(RecipeError, match=r"^language_model: ") as caught:
+        build_config(
+            Recipe(system="longvale", language_model=sizes | {key: value}, tokenizer=str(Path(TOKENIZER).parent))
+        )
+    assert expected in str(caught.value)
+
+
+def test_settings_of_how_a_model_is_called_change_nothing(places, edited):
+    odd = {"return_dict": False, "output_hidden_states": 1.5, "output_attentions": {"a": 1}, "id2label": 3}
+    text = json.loads((places["native"] / "config.json").read_text())["text_config"]
+    config = load_checkpoint(edited("native", text_config=text | odd, return_dict=False)).model.config
+    for one in (config, config.text_config):
+        assert one.return_dict and not one.output_hidden_states and not one.output_attentions
+    with pytest.raises(RecipeError, match="a llama has no 'return_dict'"):
+        build_config(
+            Recipe(
+                system="longvale",
+                language_model={"model_type": "llama", "return_dict": False},
+                tokenizer=str(Path(TOKENIZER).parent),
+            )
+        )
+
+
+def test_a_part_that_is_not_there_is_named_with_its_key(tmp_path):
+    with pytest.raises(RecipeError, match=r"^language_model: .*nowhere: no such file"):
+        build_config(Recipe(system="longvale", language_model=str(tmp_path / "nowhere")))
+
+
+def test_an_odd_value_of_a_saved_processor_is_named_with_its_key(places, edited):
+    streams = json.loads((places["native"] / "processor_config.json").read_text())["streams"]
+    streams["video"]["max_items"] = 1.5
+    assert "processor_config.json: streams.video.max_items: " in refused(
+        edited("native", "processor_config.json", streams=streams)
+    )
+    assert "processor_config.json: streams: " in refused(edited("native", "processor_config.json", streams=5))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)

@@ -38,6 +38,7 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 
 def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str], tmp_path):
     assert visible(f"{EVIL}\n\té") == f"{SHOWN}\n\té"
+    assert visible("a\u202egpj.exe\u2066") == r"a\u202egpj.exe\u2066"  # which would turn the name around
     code, out, err = ended(capsys, "recipes", "show", EVIL)
     assert (code, out) == (2, "") and "owned" in err
     path = tmp_path / f"{EVIL}.yaml"

@@ -19,11 +19,16 @@ import torch
 
 import vidtune
 from vidtune.cli.main import run
+from vidtune.cli.terminal.interrupts import INTERRUPTED
 from vidtune.machine import workers
 from vidtune.media.pool import LoadJob, MediaPool
 
 COMPUTING, IDLE, ALL = 20.0, 40.0, 300.0
 """Seconds after which a command hangs: of computing, of only waiting, of any kind (the machine may be busy)."""
+LEAVING = 100.0
+"""Seconds of computing in which a training that still makes steps has to end after SIGINT: one step and its saving."""
+LEFT = re.compile(r"^stopped by SIGINT after step [1-9]", re.MULTILINE)
+"""What training says when it has finished a step after SIGINT."""
 MEMORY = 3 * 2**30
 """Bytes that a child may take more than it was forked with."""
 LARGE = 2**30
@@ -35,7 +40,9 @@ LIBRARIES = (
     "transformers.models.clip.modeling_clip",
     "torch.utils.tensorboard",
 )
-OUTCOMES = ("ok", "named", "unnamed", "traceback", "hang", "memory", "outside")
+OUTCOMES = ("ok", "named", "training", "unnamed", "traceback", "hang", "memory", "outside")
+"""``training``: a legal, large recipe was still trained at the limit, and left after a step when it was asked to."""
+GOOD = OUTCOMES[:3]
 NOT_A_USERS, RAN = 99, "fuzz-was-here"
 
 
@@ -98,30 +105,36 @@ def run_forked(work: Callable[[], int], folder: Path, name: str) -> Ended:
     pid = os.fork()
     if not pid:
         _child(work, folder, out)
-    in_time = _wait(pid)
+    in_time = _wait(pid, COMPUTING)
     if not in_time:
+        os.kill(pid, signal.SIGINT)
+        _wait(pid, LEAVING)
         os.killpg(pid, signal.SIGKILL)
     _, status, used = os.wait4(pid, 0)
     printed = out.read_bytes()[-200_000:].decode("utf-8", "replace")
-    took = used.ru_utime + used.ru_stime
+    took, code = used.ru_utime + used.ru_stime, os.waitstatus_to_exitcode(status)
     if not in_time:
         end_workers()  # one of them may be stuck
         share_workers()
-        return Ended("hang", printed, took)
-    code = os.waitstatus_to_exitcode(status)
+        return Ended("training" if code == INTERRUPTED and LEFT.search(printed) else "hang", printed, took)
     return Ended(outcome_of(code, printed, used.ru_maxrss * 1024 - _resident(), name, folder), printed, took)
 
 
-def _wait(pid: int) -> bool:
-    """Wait for the end of a child. Returns whether it ended in time; how busy the machine is does not count."""
-    watch, began, computed, idle = os.pidfd_open(pid), time.monotonic(), 0.0, 0.0
+def _wait(pid: int, computing: float) -> bool:
+    """Wait for the end of a child. Returns whether it ended in time; how busy the machine is does not count.
+
+    Args:
+        computing: seconds of a core that it may take from now on.
+    """
+    watch, began, first, computed, idle = os.pidfd_open(pid), time.monotonic(), None, 0.0, 0.0
     try:
         while not select.select([watch], [], [], 1.0)[0]:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             now = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
             idle = idle + 1.0 if fields[0] in "SD" and now == computed else 0.0
             computed = now
-            if computed > COMPUTING or idle > IDLE or time.monotonic() - began > ALL:
+            first = now if first is None else first
+            if computed - first > computing or idle > IDLE or time.monotonic() - began > ALL:
                 return False
         return True
     finally:
@@ -153,6 +166,7 @@ def _child(work: Callable[[], int], folder: Path, out: Path) -> None:
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
         if workers._server is not None:
             workers._server.owner = os.getpid()  # the workers of the parent's server are ours
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         limit = _private() + MEMORY
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**31, 2**31))

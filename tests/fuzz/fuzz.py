@@ -35,7 +35,7 @@ os.environ["PYTHONWARNINGS"] = "ignore"
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from batches import BATCHES, Batch, copied
-from forked import OUTCOMES, Ended, end_workers, preload, run_command, run_forked, share_workers
+from forked import GOOD, OUTCOMES, Ended, end_workers, preload, run_command, run_forked, share_workers
 from mutations import damage
 from targets import TARGETS, Target
 
@@ -286,7 +286,7 @@ def long_run(fuzz: Fuzz, options: argparse.Namespace) -> int:
                 for found, ended in fuzz.cases(name, number):
                     counts[name][found.outcome] += 1
                     done += 1
-                    if found.outcome not in ("ok", "named"):
+                    if found.outcome not in GOOD:
                         failures.write(json.dumps({**asdict(found), "printed": ended.printed[-6000:]}) + "\n")
                         failures.flush()
                     if done % 50 == 0:
@@ -295,7 +295,7 @@ def long_run(fuzz: Fuzz, options: argparse.Namespace) -> int:
                 print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
                 left_out.add(name)
     show(counts, time.monotonic() - began, options)
-    return int(any(count[bad] for count in counts.values() for bad in OUTCOMES[2:]))
+    return int(any(count[bad] for count in counts.values() for bad in OUTCOMES if bad not in GOOD))
 
 
 def show(counts: dict[str, Counter[str]], seconds: float, options: argparse.Namespace) -> None:

@@ -74,6 +74,13 @@ def test_a_folder_of_a_user_that_is_named_partial_stays(tmp_path):
     assert names(tmp_path) == ["out", "out.partial"]
 
 
+def test_a_folder_for_libraries_has_a_name_that_is_text(tmp_path):
+    path = tmp_path / "f\udcff" / "model"
+    with pytest.raises(UserError, match=r"model: its name is no UTF-8 text.*rename") as caught, atomic_folder(path):
+        pass
+    assert "f\udcff" in str(caught.value) and not path.parent.exists()
+
+
 def test_a_failed_folder_is_removed(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as temporary:
         (temporary / "weights").write_text("w")

@@ -96,6 +96,13 @@ def test_a_file_is_fetched_through_redirects(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"found"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said():
+    with web({"/a": (200, {}, b"found")}) as port, pytest.raises(ApiProblem, match="no room left") as problem:
+        fetcher(port).fetch(f"http://127.0.0.1:{port}/a", Path("/dev/full"), "here")
+    assert (problem.value.status, problem.value.code) == (507, "disk_full")
+
+
 def test_only_allowed_hosts_are_asked(tmp_path):
     assert "--allow-host" in refused(fetcher(1, hosts=["example.org"]), "http://example.com/a", tmp_path)
     assert "--allow-host" in refused(fetcher(1, hosts=["*.example.org"]), "http://badexample.org/a", tmp_path)

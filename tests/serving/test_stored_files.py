@@ -121,10 +121,12 @@ def test_files_go_by_bytes_number_and_age_and_stay_while_they_are_held(monkeypat
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_leaves_no_half_file():
     files = StoredFiles(Limits())
-    with pytest.raises(OSError, match="No space left"), files.arriving() as arrival:
+    with pytest.raises(ApiProblem, match="file: the server has no room left") as problem, files.arriving() as arrival:
         arrival._file.close()
         arrival._file = Path("/dev/full").open("wb")  # noqa: SIM115 - it says so when it is closed
         arrival.take(b"aaaa")
+        arrival.keep("a.mp4", "vision")
+    assert (problem.value.status, problem.value.code, problem.value.retry_after) == (507, "disk_full", 60)
     assert files.used == 0 and not list(Path(files._folder.name).iterdir())
 
 

@@ -1,7 +1,10 @@
 """Media in ``data:`` addresses: one file for each content, which goes when nobody needs it."""
 
 import base64
+import errno
 import gc
+import os
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +54,28 @@ def test_anything_else_is_refused_with_its_place(given: str, said: str):
 
 def test_other_types_of_video_are_taken():
     assert Uploads(100).take(address(b"a", "video/webm;codecs=vp8,opus"), "").path.suffix == ".webm"
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(monkeypatch):
+    def cut_off(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    uploads = Uploads(100)
+    with monkeypatch.context() as patched, pytest.raises(ApiProblem, match="here: the server has no room") as problem:
+        patched.setattr(Path, "write_bytes", cut_off)
+        uploads.take(address(b"aaaa"), "here")
+    assert (problem.value.status, problem.value.code) == (507, "disk_full")
+    assert not list(Path(uploads._folder.name).iterdir())
+    assert uploads.take(address(b"aaaa"), "here").path.read_bytes() == b"aaaa"  # once there is room
+
+
+def test_another_error_of_the_disk_is_said_too(monkeypatch):
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(ApiProblem, match=r"cannot store it.*Read-only") as problem:
+        Uploads(100).take(address(b"aaaa"), "here")
+    assert problem.value.status == 503

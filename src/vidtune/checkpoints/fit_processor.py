@@ -4,20 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.assembly.composition import recipe_tokenizer, require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
-from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES
+from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, in_plain_words
 from vidtune.checkpoints.source import Source
-from vidtune.errors import UserError, errors_of
+from vidtune.errors import RecipeError, UserError, errors_of
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import Measure, StreamSettings, condenses, is_tokenwise
 from vidtune.processing.tokenizer import beginning_of, load_tokenizer, require_writable
+from vidtune.recipe.mistakes import first_mistake
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -78,8 +80,7 @@ def _published_preprocessing(source: Source, config: VideoLMConfig) -> dict[str,
         try:
             found |= one.format.read_preprocessing(files, config) if files else {}
         except CONFIG_ERRORS as error:
-            reason = f"does not tell {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise UserError(f"{one.path}: {', '.join(files)}: {reason}") from None
+            raise UserError(f"{one.path}: {', '.join(files)}: {in_plain_words(error)}") from None
     return found
 
 
@@ -178,8 +179,11 @@ def preprocessing_of(config: VideoLMConfig) -> dict[str, Preprocessing]:
     Raises:
         UserError: the system's function fails, or leaves a stream out.
     """
-    with errors_of(f"system {config.system}: preprocessing fails"):
-        found = dict(SYSTEMS[config.system].architecture.preprocessing(config))
+    try:
+        with errors_of(f"system {config.system}: preprocessing fails", ValidationError):
+            found = dict(SYSTEMS[config.system].architecture.preprocessing(config))
+    except ValidationError as error:  # of a size that no medium has
+        raise RecipeError(f"system {config.system}: preprocessing: {first_mistake(error)}") from None
     lacking = [name for name in config.streams if name not in found]
     if lacking:
         raise UserError(f"system {config.system}: preprocessing gives nothing for stream {lacking[0]!r}")

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from torch import Tensor
 
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
+from vidtune.recipe.mistakes import first_mistake
 
 JsonDict = dict[str, Any]
 State = dict[str, Tensor]
@@ -33,6 +35,39 @@ CONFIG_ERRORS = (
     StrictDataclassError,
 )
 """Errors that values of a wrong type or size in a config.json lead to."""
+_OTHER_TYPE = re.compile(
+    r"Validation error for field '(?P<key>\w+)': \w+: Field '(?P=key)' "
+    r"(expected (?P<type>\w+), got \w+ \(value: (?P<value>.*)\)$"
+    r"|with value (?P<other>.*) doesn't match any type in (?P<types>.*?)\. Errors: )"
+)
+"""How transformers says that a value is of another type than the setting."""
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "NoneType": "null"}
+_TYPES |= {"list": "a list", "tuple": "a list", "dict": "an object"}
+
+
+def in_plain_words(error: Exception) -> str:
+    """Return what is wrong with a setting of a config.json, as one line.
+
+    Args:
+        error: one of CONFIG_ERRORS.
+    """
+    if isinstance(error, KeyError):
+        return f"does not tell {error}"
+    if isinstance(error, ValidationError):
+        return first_mistake(error)
+    reason = " ".join(str(error).split())
+    if found := re.match(r"property '(\w+)' of '(\w+)' object has no setter", reason):
+        return f"{found[1]} follows from other settings of a {found[2]} and is none of its own; remove it"
+    if found := _OTHER_TYPE.search(reason):
+        names = re.findall(r"\w+(?=\[|'|,|\)|$)", found["type"] or found["types"])
+        expected = " or ".join(dict.fromkeys(_TYPES[name] for name in names if name in _TYPES))
+        value = (found["value"] or found["other"])[:_SHOWN]
+        return f"{reason[: found.start()]}{found['key']} is {value}; expected {expected or 'another type'}"
+    return reason or type(error).__name__
+
+
+_SHOWN = 80
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)

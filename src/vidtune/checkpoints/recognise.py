@@ -20,7 +20,7 @@ from vidtune.checkpoints.parts.model_settings import language_model_notes, requi
 from vidtune.checkpoints.publication import CheckpointFormat, NamedParts
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
-from vidtune.errors import UserError, errors_of
+from vidtune.errors import RecipeError, UserError, errors_of
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -163,6 +163,11 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
         LANGUAGE_MODEL: recipe.language_model,
     }
     named = {component: spec for component, spec in places.items() if isinstance(spec, str)}
+    for component, place in named.items():
+        try:
+            _open(pinned(place, None), opened)
+        except UserError as error:
+            raise RecipeError(f"{component}: {error}") from None
     parts = Source("parts", system=recipe.system, recipe=recipe, may_draw=may_draw)
     return parts, [_Below(place, system=recipe.system, component=component) for component, place in named.items()]
 

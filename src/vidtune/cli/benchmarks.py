@@ -9,6 +9,7 @@ import typer
 
 from vidtune.cli.options.columns import columns
 from vidtune.cli.options.loading import assignments
+from vidtune.cli.terminal.shown_text import show_line
 
 benchmarks = typer.Typer(
     help="List the benchmarks, compare the rules of two, check or prepare a test set.", rich_markup_mode=None
@@ -97,7 +98,11 @@ def check(
 
     folders = {stream: Path(folder) for stream, folder in assignments(features, "--features").items()}
     found = check_test_set(benchmark_named(name), data_folder(name, data or folder), folders)
-    typer.echo(found.json() if as_json else "\n".join(found.lines()))
+    if as_json:
+        typer.echo(found.json())
+    else:
+        for line in found.lines():
+            show_line(line)
     if not found.usable:
         raise UserError(f"{found.folder}: no question of {name} can be asked: no {found.medium[:-1]} is there")
 
@@ -120,6 +125,6 @@ def prepare(
     with ProgressDisplay(transient=True) as display:
         for problem in BENCHMARKS[name].prepare(data, display):
             problems += 1
-            typer.echo(problem)
+            show_line(problem)
     if problems:
         raise UserError(f"{name}: {problems} files could not be made")

@@ -23,6 +23,7 @@ from vidtune.cli.options.loading import (
     rules_of,
 )
 from vidtune.cli.options.reading import ReadingOptions
+from vidtune.cli.terminal.shown_text import show_line
 from vidtune.errors import UserError
 from vidtune.machine.memory import uncollected
 from vidtune.machine.workers import prepare
@@ -227,7 +228,7 @@ def _score(summary: "PredictionSummary", judge: "Judge | str | None") -> None:
         judge_and_score(summary.run_dir, judge)
         return
     for line in summary.ledger.reasons():
-        typer.echo(f"  {line}")
+        show_line(f"  {line}")
     if not summary.answered:
         why = "; ".join(summary.ledger.reasons()) or "the run has none"
         raise UserError(f"{summary.run_dir}: no question was answered: {why}")

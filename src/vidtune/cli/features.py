@@ -9,6 +9,7 @@ import typer
 
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import ModelBase, ProtocolRules, System, limit_of, rules_of
+from vidtune.cli.terminal.shown_text import show_line
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _store_all(found: "Iterable[Extraction]", store_one: "Callable[[Extraction],
     refused, failed, extracted = [], [], False
     for work in found:
         for reason in work.refused:
-            typer.echo(f"not stored: {reason}")
+            show_line(f"not stored: {reason}")
         refused += work.refused
         reports = store_one(work)
         print_reports(work.title, reports)
@@ -212,7 +213,7 @@ def print_reports(title: str, reports: "Mapping[str, StreamReport]") -> None:
         counts["failed"] = len(report.failed)
         typer.echo(f"{title}: {stream}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
         for path, reason in report.failed[:SHOWN]:
-            typer.echo(f"  failed: {path}: {reason}")
+            show_line(f"  failed: {path}: {reason}")
         if len(report.failed) > SHOWN:
             typer.echo(f"  and {len(report.failed) - SHOWN:,} more, in failed.jsonl of the collection")
 
@@ -243,7 +244,7 @@ def verify(store: Store) -> None:
             twice = f", {found.twice:,} of them twice" if found.twice else ""
             typer.echo(f"{found.name}  {found.items:,} items intact{twice}, {len(found.problems)} problems")
             for problem in found.problems:
-                typer.echo(f"  {problem}")
+                show_line(f"  {problem}")
             problems += len(found.problems)
     if problems:
         raise UserError(f"{store}: {problems} problems, listed above")
@@ -271,7 +272,7 @@ def import_published(
     counts = f"{report.imported:,} imported, {report.found:,} found, {len(report.failed):,} refused"
     typer.echo(f"{store / name}: {counts}; width {report.width}")
     for path, reason in report.failed[:SHOWN]:
-        typer.echo(f"  refused: {path}: {reason}")
+        show_line(f"  refused: {path}: {reason}")
     if len(report.failed) > SHOWN:
         typer.echo(f"  and {len(report.failed) - SHOWN:,} more, in {store / name / 'failed.jsonl'}")
     if report.failed:

@@ -7,6 +7,7 @@ import typer
 
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, JudgeOptions, Scoring, count_earlier, judge_and_score, keep_replies
+from vidtune.cli.terminal.shown_text import show_line
 from vidtune.errors import UserError
 
 OFFLINE = "rules"
@@ -80,5 +81,5 @@ def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:
     run = import_log(log, benchmark, data_folder(benchmark, data), log.with_name(f"{log.stem}-{Path(benchmark).stem}"))
     typer.echo(f"{run.path}: {ledger_of(run)}, in {log.name}")
     for note in run.import_notes():
-        typer.echo(f"  {note}")
+        show_line(f"  {note}")
     return run.path

@@ -45,6 +45,7 @@ from vidtune.training.signals import TrainingInterrupted
 WRONG_INPUT = UserError.exit_code
 NO_MORE_FILES = os.strerror(errno.EMFILE)
 """As libraries say it in errors of their own."""
+MORE_FILES = "; allow more (`ulimit -n`), or use fewer workers"
 # Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
 USER_ERRNOS = {
     errno.ENOENT,
@@ -157,10 +158,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in USER_ERRNOS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _refuse(where + (error.strerror or str(error)))
+        advice = MORE_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        return _refuse(where + (error.strerror or str(error)) + advice)
     except (MemoryError, RuntimeError, ImportError) as error:
         if NO_MORE_FILES in str(error):
-            return _refuse(f"{NO_MORE_FILES.lower()}: allow more (`ulimit -n`), or use fewer workers")
+            return _refuse(NO_MORE_FILES + MORE_FILES)
         if not _is_out_of_memory(error):
             raise
         said = str(error).partition("\n")[0] or type(error).__name__

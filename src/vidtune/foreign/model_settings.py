@@ -22,15 +22,19 @@ QUANTISED_BY = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq"
 _CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
 _WEIGHTS = "transformers_weights"
 """Setting that names another file of weights."""
+_RUNNING = ("return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "torchscript")
+_CLASSIFIER = ("id2label", "label2id", "num_labels", "problem_type")
+OF_NO_WEIGHTS = (*_RUNNING, *_CLASSIFIER)
+"""Settings of how a model is called, and of classifiers: no weight depends on them, and odd values end it later."""
 _IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal|_autoset)?")
 
 
-def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings without those that name code, at every level."""
+def of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that weights depend on, at every level: without those that name code, and OF_NO_WEIGHTS."""
     return {
-        key: without_code(value) if isinstance(value, dict) else value
+        key: of_weights(value) if isinstance(value, dict) else value
         for key, value in settings.items()
-        if key not in (*_CODE, _WEIGHTS) and _IMPLEMENTATION.fullmatch(key) is None
+        if key not in (*_CODE, _WEIGHTS, *OF_NO_WEIGHTS) and _IMPLEMENTATION.fullmatch(key) is None
     }
 
 

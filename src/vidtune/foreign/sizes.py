@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from math import isnan
 from typing import Any
 
 MOST_LAYERS, MOST_WORDS, MOST_PIXELS, MOST = 10_000, 10**8, 10**12, 10**6
@@ -18,6 +19,8 @@ _SIZES = re.compile(
 def absurd_size(values: Any, path: tuple[str | int, ...] = ()) -> tuple[tuple[str | int, ...], float, int] | None:
     """Return the place, the value and the largest possible value of the first size that nothing has; None: none has.
 
+    NaN is no value of any setting.
+
     Args:
         values: settings as JSON values: of a model, a tower, preprocessing.
         path: keys and indices that lead to them.
@@ -30,13 +33,15 @@ def absurd_size(values: Any, path: tuple[str | int, ...] = ()) -> tuple[tuple[st
             limit = _limit(next(one for one in reversed(("", *path, key)) if isinstance(one, str)))
             if isinstance(key, int) and limit == MOST_LAYERS:  # layers that are named, from either end
                 continue
-            if limit is not None and not 0 <= value <= limit:
-                return (*path, key), value, limit
+            if isnan(value) or (limit is not None and not 0 <= value <= limit):
+                return (*path, key), value, limit or 0
     return None
 
 
 def said_of(value: float, limit: int) -> str:
     """Return what is wrong with a size."""
+    if isnan(value):
+        return "is NaN; expected a number"
     return f"is {value}; expected at most {limit:,}" if value > limit else f"is {value}; expected a number from 0 on"
 
 

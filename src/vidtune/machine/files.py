@@ -55,6 +55,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def require_text(path: Path) -> None:
+    """Raise UserError for a path that is no text of UTF-8: libraries that read and write models open no such path."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path}: its name is no UTF-8 text, and libraries cannot open files there; rename it"
+        ) from None
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Context manager that makes a folder which is there complete or not at all.
@@ -65,8 +75,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: ``path`` exists and is not an empty folder.
-        UserError: the disk is full.
+        UserError: the disk is full, or the path is no UTF-8 text.
     """
+    require_text(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name[:_NAME_LENGTH])}.*.partial"):
         with suppress(OSError):  # another user's, or gone in the meantime

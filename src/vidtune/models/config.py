@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -287,4 +288,8 @@ def _text_config(given: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedC
     if given is not None:
         _require("text_config", given, dict)
     sizes = dict(given or {"model_type": "llama"})
-    return config_class(sizes.pop("model_type", ""))(**sizes)
+    kind = config_class(sizes.pop("model_type", ""))
+    try:
+        return kind(**sizes)
+    except StrictDataclassError as error:
+        raise ValueError(f"text_config: {error}") from None

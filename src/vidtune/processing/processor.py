@@ -68,7 +68,7 @@ class VideoLMProcessor(ProcessorMixin):
     ) -> None:
         require_packages(packages or {})
         self.system = system
-        self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
+        self.streams = _stream_settings(streams)
         lowest_placeholder = min((settings.placeholder_id for settings in self.streams.values()), default=None)
         self.chunk_tokenizer = ChunkTokenizer(
             tokenizer, legacy, lowest_placeholder, default_beginning(tokenizer) if beginning is None else beginning
@@ -386,6 +386,19 @@ class VideoLMProcessor(ProcessorMixin):
         text = len(example) - sum(measured.tokens for _, measured in media)
         frames = self.reader.frames_that_fit(media, limit - text)
         return f" ({frames} frames of its videos fit: {setting})" if frames else ""
+
+
+def _stream_settings(given: Mapping[str, StreamSettings | Mapping[str, Any]]) -> dict[str, StreamSettings]:
+    """Settings by stream name, as the file of a processor holds them. Raises UserError, which names the key."""
+    if not isinstance(given, Mapping):
+        raise UserError("streams: expected an object with the settings of each stream")
+    found = {}
+    for name, settings in given.items():
+        try:
+            found[name] = StreamSettings.model_validate(settings)
+        except ValidationError as error:
+            raise UserError(f"streams.{name}.{first_mistake(error)}") from None
+    return found
 
 
 def _example(

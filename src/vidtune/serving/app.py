@@ -162,7 +162,7 @@ def _answer_problems(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(ApiProblem)
     async def refuse(request: Request, problem: ApiProblem) -> JSONResponse:
         metrics.problems.labels(str(problem.status)).inc()
-        closing = {"Connection": "close"} if problem.status in (401, 408, 413, 415, 429) else {}
+        closing = {"Connection": "close"} if problem.status in (401, 408, 413, 415, 429, 503, 507) else {}
         return JSONResponse(problem.body, problem.status, {**problem.headers, **closing})
 
     @app.exception_handler(ClientDisconnect)

@@ -1,6 +1,8 @@
 """Errors as OpenAI's API writes them: a status and ``{"error": {"message", "type", "param", "code"}}``."""
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 _TYPES = {
@@ -11,6 +13,7 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
     504: "timeout_error",
+    507: "server_error",
 }
 
 
@@ -53,6 +56,27 @@ class ApiProblem(Exception):
     def headers(self) -> Mapping[str, str]:
         found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+@contextmanager
+def storing(where: str) -> Iterator[None]:
+    """Context manager in which a file that a client gives is written.
+
+    Args:
+        where: place in the request, for messages.
+
+    Raises:
+        ApiProblem: the disk is full (507), or takes no file for another reason (503).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status, code, reason = 507, "disk_full", "has no room left on its disk"
+        else:
+            status, code, reason = 503, "not_stored", f"cannot store it ({error.strerror or type(error).__name__})"
+        message = f"{where}: the server {reason}; try again later"
+        raise ApiProblem(status, message, code=code, param=where, retry_after=60) from None
 
 
 def _line(text: str) -> str:

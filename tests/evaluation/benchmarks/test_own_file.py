@@ -87,6 +87,17 @@ def test_answers_of_another_model_are_scored_and_compared(mine, tmp_path, capsys
     assert f"'q9' is no question of {tmp_path / 'moved.jsonl'}" in capsys.readouterr().err
 
 
+def test_a_type_that_fakes_a_line_stays_in_its_own(mine, tmp_path, capsys):
+    fake = "count\nerror: all is lost"
+    written(mine, CHOICE, TEXT, {**OPEN, "type": fake})
+    logs = [written(tmp_path / f"{name}.jsonl", {"id": "q1", "answer": name}) for name in ("A", "B")]
+    for log in logs:
+        assert vidtune(["judge", str(log), "--benchmark", str(mine)]) == 0
+    assert vidtune(["compare", str(tmp_path / "A-mine"), str(tmp_path / "B-mine")]) == 0
+    said = capsys.readouterr()
+    assert said.out.count(r"count\nerror: all is lost") >= 2 and "\nerror: " not in said.out + said.err
+
+
 def test_two_versions_of_a_file_are_two_test_sets(mine, tmp_path):
     first = benchmark_named(str(mine)).protocol(prompt_format="v1")
     again = {**TEXT, "note": "not read", "answer": "1"}

@@ -9,6 +9,7 @@ import pytest
 from launched import Launcher
 from training_world import conversation, mixed_samples
 
+from vidtune.checkpoints.recognise import recognise
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
 from vidtune.recipe.files import dump_recipe
@@ -77,6 +78,16 @@ def test_tables_of_a_dry_run_are_kept_unless_a_process_trains(make_recipe, tmp_p
     assert not folder.exists()
     with folder_to_read(None, recipe) as folder:
         assert folder.is_dir()
+
+
+def test_a_run_whose_folder_libraries_cannot_open_is_refused_before_it_starts(make_recipe, tmp_path: Path) -> None:
+    out = tmp_path / "f\udcff"
+    with pytest.raises(UserError, match="its name is no UTF-8 text"), claimed(out, make_recipe([])):
+        pass
+    assert not out.exists()
+    out.mkdir()
+    with pytest.raises(UserError, match="its name is no UTF-8 text"):
+        recognise(out)
 
 
 def test_a_list_with_a_torn_line_is_read_as_it_is_and_repaired_by_its_writer_alone(tmp_path: Path) -> None:

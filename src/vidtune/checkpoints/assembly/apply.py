@@ -36,7 +36,7 @@ from vidtune.checkpoints.lora.added_rows import put_rows
 from vidtune.checkpoints.parts import generation
 from vidtune.checkpoints.parts.claims import connector_format
 from vidtune.checkpoints.parts.language_model import language_model_keys
-from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
+from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap, in_plain_words
 from vidtune.checkpoints.recognise import HOW
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
@@ -273,7 +273,7 @@ def _require_buildable(config: VideoLMConfig, source: Source) -> None:
     except CONFIG_ERRORS as error:
         if where is not None:
             raise unreadable_config(where.place, error) from None
-        raise UserError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise UserError(f"language_model: {in_plain_words(error)}") from None
 
 
 def key_map(part: Source) -> KeyMap:

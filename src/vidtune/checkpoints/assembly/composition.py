@@ -1,6 +1,5 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,13 +10,19 @@ from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.lora.adapter_files import official_name
 from vidtune.checkpoints.lora.bundle import MANIFEST
-from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
-from vidtune.checkpoints.parts.model_settings import names_of, require_one_rotary, settings_of
+from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_usable
+from vidtune.checkpoints.parts.model_settings import (
+    names_of,
+    require_one_rotary,
+    require_usable_numbers,
+    settings_of,
+)
 from vidtune.checkpoints.parts.processor_settings import require_same
-from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict
+from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict, in_plain_words
 from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import RecipeError, UserError
+from vidtune.foreign.model_settings import OF_NO_WEIGHTS
 from vidtune.models.architecture import composed_config, require_config
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.initial import without_values
@@ -32,10 +37,7 @@ from vidtune.spelling import suggestion
 
 def unreadable_config(where: str | Path, error: Exception) -> UserError:
     """Return the error to raise for a config.json of which no model can be built."""
-    reason = f"does not tell {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-    if found := re.match(r"property '(\w+)' of '(\w+)' object has no setter", reason):
-        reason = f"{found[1]} follows from other settings of a {found[2]} and is none of its own; remove it"
-    return UserError(f"{where}: config.json: {reason or type(error).__name__}")
+    return UserError(f"{where}: config.json: {in_plain_words(error)}")
 
 
 def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> VideoLMConfig:
@@ -81,7 +83,7 @@ def _native_config(source: Source) -> VideoLMConfig:
     known.require(source.config, f"{source.path}/config.json")
     try:
         config: VideoLMConfig = VideoLMConfig.from_dict(source.config)
-        require_rotary(config.text_config)
+        require_usable(config.text_config)
         require_one_rotary(source.config.get("text_config") or {})
         for name in config.towers:
             config.tower(name)
@@ -186,13 +188,15 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
         raise RecipeError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
         kind = config_class(str(sizes.pop("model_type", "")))
-        unknown = next((key for key in sizes if key not in names_of(kind)), None)
+        known = names_of(kind) - {*OF_NO_WEIGHTS}
+        unknown = next((key for key in sizes if key not in known), None)
         if unknown is not None:
-            raise ValueError(f"a {kind.model_type} has no {unknown!r}; {suggestion(unknown, names_of(kind))}")
+            raise ValueError(f"a {kind.model_type} has no {unknown!r}; {suggestion(unknown, known)}")
+        require_usable_numbers(sizes)
         config = kind(**sizes)
-        require_rotary(config)
+        require_usable(config)
     except CONFIG_ERRORS as error:
-        raise RecipeError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise RecipeError(f"language_model: {in_plain_words(error)}") from None
     require_causal(config, "language_model")
     return config
 
@@ -256,10 +260,8 @@ def tower_sizes(source: Source) -> JsonDict:
     tower = source.tower_file
     try:
         sizes = tower.read_sizes(settings, shapes)
-    except KeyError as error:
-        raise UserError(f"{source.path}: does not tell {error}") from None
     except CONFIG_ERRORS as error:
-        raise UserError(f"{source.path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise UserError(f"{source.path}: {in_plain_words(error)}") from None
     if tower.settings is not None and not shapes:
         tower.settings.require(settings, f"{source.path}/config.json")
     return sizes

@@ -8,7 +8,7 @@ from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.tensors import PICKLED, SINGLE_NAMES, TensorFile, Tensors, weight_files
 from vidtune.errors import UserError
 from vidtune.foreign.documents import read_object
-from vidtune.foreign.model_settings import require_possible_sizes, without_code
+from vidtune.foreign.model_settings import of_weights, require_possible_sizes
 
 CONFIG = "config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -55,7 +55,8 @@ class CheckpointFiles:
     def config(self) -> dict[str, Any]:
         """The content of config.json; empty for a folder without one, and for a single file.
 
-        Settings that name code, such as ``auto_map`` or a kernel for the attention, are left out.
+        Settings that name code, such as ``auto_map`` or a kernel for the attention, and those of how a model is called
+        are left out.
         """
         return self.require_config() if self.has(CONFIG) else {}
 
@@ -65,7 +66,7 @@ class CheckpointFiles:
             where = elsewhere(self.path) or "; give the folder of a checkpoint"
             raise UserError(f"{self.path}: no config.json here{where}")
         if self._config is None:
-            self._config = without_code(self.json(CONFIG))
+            self._config = of_weights(self.json(CONFIG))
             require_possible_sizes(self._config, self.path / CONFIG)
         return self._config
 

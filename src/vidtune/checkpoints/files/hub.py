@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from vidtune.errors import UserError
-from vidtune.machine.files import looked_for
+from vidtune.machine.files import looked_for, require_text
 
 _REPOSITORY = re.compile(r"(?P<name>[^/@]+/[^/@]+)(@(?P<revision>.+))?")
 _SETTINGS = (".json", ".model", ".txt", ".jinja")
@@ -47,6 +47,7 @@ def locate(name_or_path: str, weights: bool = True) -> Path:
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
+        require_text(path)
         return path
     repository = _REPOSITORY.fullmatch(name_or_path)
     if name_or_path.startswith((".", "/", "~")) or repository is None or path.parent.is_dir():

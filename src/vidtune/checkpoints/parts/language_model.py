@@ -1,17 +1,17 @@
 """The language model in a folder: alone, or inside a published model of images and text."""
 
-from math import inf
-
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vidtune.checkpoints.parts.model_settings import require_one_rotary
-from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
+from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap, in_plain_words
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.language_model.families import config_class, family_of
 from vidtune.registry import LANGUAGE_MODELS
+from vidtune.spelling import suggestion
 
 _IGNORED = (r".*\.rotary_emb\.inv_freq$",)
 _INSIDE = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
@@ -21,6 +21,7 @@ _ROTARY_NUMBERS = {
     *("original_max_position_embeddings", "partial_rotary_factor", "short_factor", "long_factor"),
 }
 """Numbers of rotary positions, each positive; of ``short_factor`` and ``long_factor`` there are several."""
+_LARGEST = 1e18
 _OTHERS = ((r"(?!(model\.)?language_model\.|lm_head\.)", "the model around the language model"),)
 
 
@@ -30,10 +31,9 @@ def read_text_config(source: Source) -> PreTrainedConfig:
         whole = _whole_config(source)
         text = whole.get_text_config(decoder=True)
     except (OSError, UserError, *CONFIG_ERRORS) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{source.place}: holds no language model ({reason})") from None
+        raise UserError(f"{source.place}: holds no language model ({in_plain_words(error)})") from None
     try:
-        require_rotary(text)
+        require_usable(text)
         require_one_rotary(source.config.get("text_config") or source.config)
     except ValueError as error:
         raise UserError(f"{source.place}: config.json: {error}") from None
@@ -51,22 +51,35 @@ def require_causal(config: PreTrainedConfig, where: str) -> None:
         raise UserError(f"{where}: a {kind} is no causal language model; take a model_type such as llama or qwen2")
 
 
-def require_rotary(config: PreTrainedConfig) -> None:
-    """Raise ValueError where a language model has rotary positions of an unknown kind, or by odd numbers."""
+def require_usable(config: PreTrainedConfig) -> None:
+    """Raise ValueError where a language model has an unknown activation, a padding token outside its vocabulary, or
+    rotary positions of an unknown kind or by odd numbers.
+    """
+    activation = getattr(config, "hidden_act", None)
+    if isinstance(activation, str) and activation not in ACT2FN:
+        raise ValueError(f"hidden_act is {activation!r}; {suggestion(activation, ACT2FN)}")
+    pad, words = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(words, int) and not -words <= pad < words:
+        raise ValueError(f"pad_token_id is {pad}; expected a token of the vocabulary, of which there are {words}")
+    _require_rotary(config)
+
+
+def _require_rotary(config: PreTrainedConfig) -> None:
     given = getattr(config, "rope_parameters", None) or {}
     for one in [given, *(value for value in given.values() if isinstance(value, dict))]:
         kind = one.get("rope_type", "default")
-        if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+        if not isinstance(kind, str) or (kind != "default" and kind not in ROPE_INIT_FUNCTIONS):
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
-            raise ValueError(f"rope_scaling: rotary positions of type {kind!r} are not known ({known})")
+            raise ValueError(f"rope_scaling: rope_type {kind!r} of the rotary positions is not known ({known})")
         for key in sorted(_ROTARY_NUMBERS & one.keys()):
-            numbers = one[key] if isinstance(one[key], list) else [one[key]]
-            if not all(value is None or _is_positive(value) for value in numbers):
+            numbers = one[key] if isinstance(one[key], list) and key.endswith("_factor") else [one[key]]
+            may_lack = (None,) if key != "rope_theta" else ()
+            if not all(value in may_lack or _is_positive(value) for value in numbers):
                 raise ValueError(f"rope_scaling: {key} is {one[key]!r}; expected a positive number")
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
 
 
 def language_model_keys(source: Source) -> KeyMap:

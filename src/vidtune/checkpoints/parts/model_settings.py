@@ -3,6 +3,7 @@
 Source: `PreTrainedConfig` of transformers 4 and 5.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from inspect import signature
@@ -18,8 +19,12 @@ from vidtune.errors import UserError
 from vidtune.models.language_model.families import config_class
 
 QUANTISED = "quantization_config"
-_SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
-"""Sizes by which every language model of transformers computes others."""
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+    "max_position_embeddings",
+)
+"""Sizes of every language model of transformers, which divide others or say how much there is."""
+_DROPOUT = re.compile(r"(\w+_)?(dropout|pdrop)(_rate|_prob)?")
 _DECODING = (
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
     *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "num_return_sequences"),
@@ -59,7 +64,7 @@ ANY_MODEL = KnownSettings(
 def require_readable(config: Mapping[str, Any], where: Path) -> None:
     """Raise UserError for values in a config.json, or a config inside it, with which no model can be read.
 
-    These are quantised weights, a dtype that torch does not have, and sizes that are no positive numbers.
+    These are quantised weights, a dtype that torch does not have, and odd numbers.
     """
     if config.get(QUANTISED) is not None:
         raise UserError(
@@ -78,10 +83,21 @@ def require_readable(config: Mapping[str, Any], where: Path) -> None:
             and not isinstance(getattr(torch, name, None), torch.dtype)
         ):
             raise UserError(f"{where}: config.json: {key} is {value!r}; expected a dtype such as 'bfloat16'")
+    try:
+        require_usable_numbers(config)
+    except ValueError as error:
+        raise UserError(f"{where}: config.json: {error}") from None
+
+
+def require_usable_numbers(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a size of a model that is no positive number, or a dropout that is no share."""
     for key in _SIZES:
         value = config.get(key)
         if isinstance(value, bool | str) or (isinstance(value, int | float) and value <= 0):
-            raise UserError(f"{where}: config.json: {key} is {value!r}; expected a positive whole number")
+            raise ValueError(f"{key} is {value!r}; expected a positive whole number")
+    for key, value in config.items():
+        if isinstance(value, int | float) and _DROPOUT.fullmatch(key) and not 0 <= value <= 1:
+            raise ValueError(f"{key} is {value!r}; expected a number from 0 to 1")
 
 
 def names_of(config: type[PreTrainedConfig]) -> set[str]:

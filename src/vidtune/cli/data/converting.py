@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.terminal.shown_text import show_line
+
 
 def convert(
     source: Annotated[Path, typer.Argument(help="Annotation file of any form.")],
@@ -27,6 +29,6 @@ def convert(
     done = write(source, target, form, media)
     typer.echo(f"{target}: {counted(done.count, 'record')} as {done.form}")
     for identity, problem in done.problems:
-        typer.echo(f"  left out{f' ({identity})' if identity else ''}: {problem}")
+        show_line(f"  left out{f' ({identity})' if identity else ''}: {problem}")
     if done.problems:
         raise UserError(f"{source}: {counted(len(done.problems), 'record')} left out, named above")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vidtune.cli.options.recipe import Overrides, RecipeName
+from vidtune.cli.terminal.shown_text import show_line
 
 
 def stats(
@@ -46,6 +47,8 @@ def stats(
     if as_json:
         typer.echo(json.dumps([one.record() for one in found_stats], ensure_ascii=False, indent=1))
     else:
-        typer.echo("\n".join(line for one in found_stats for line in one.lines()))
+        for one in found_stats:
+            for line in one.lines():
+                show_line(line)
     if shared := [f"{one.stage}: {name}" for one in found_stats for name, files in one.shared.items() if files]:
         raise UserError(f"media of a test set are among the training data ({', '.join(shared)}); leave them out")

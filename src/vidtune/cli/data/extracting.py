@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.terminal.shown_text import show_line
+
 
 def frames(
     videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
@@ -30,7 +32,7 @@ def frames(
         found = videos_in(videos, out)
         for video, number, error in extract_frames(found, fps, display):
             if error is None:
-                typer.echo(f"{video}: {counted(number, 'frame')} in {found[video]}")
+                show_line(f"{video}: {counted(number, 'frame')} in {found[video]}")
             else:
                 wrong.append(str(error))
     if wrong:

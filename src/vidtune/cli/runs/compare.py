@@ -10,6 +10,7 @@ import typer
 
 from vidtune.cli.options.asking import ModelOptions
 from vidtune.cli.options.groups import option_groups
+from vidtune.cli.terminal.shown_text import show_line
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,15 +112,16 @@ def compare(
     comparisons = [] if published and len(run) == 1 else compare_with_first(run, judge, draws)
     for one in folders:
         for line in missing_parts(one):
-            typer.echo(f"{one.path}: {line}", err=True)
+            show_line(f"{one.path}: {line}", err=True)
     if as_json:
         typer.echo(json.dumps([one.model_dump(mode="json") for one in comparisons], indent=1, ensure_ascii=False))
         return
     for line in comparison_lines(comparisons, changed) if comparisons else ():
-        typer.echo(line)
+        show_line(line)
     if published:
         score = read_current_score(folders[0], judge_of(folders[0], folders, judge))
-        typer.echo("\n".join([*([""] if comparisons else []), *published_lines(folders[0], score)]))
+        for line in [*([""] if comparisons else []), *published_lines(folders[0], score)]:
+            show_line(line)
 
 
 def _compare_judges(runs: Sequence[Path], first: str, second: str, shown: int, draws: int, as_json: bool) -> None:
@@ -131,7 +133,8 @@ def _compare_judges(runs: Sequence[Path], first: str, second: str, shown: int, d
         typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1, ensure_ascii=False))
         return
     for one in found:
-        typer.echo("\n".join(agreement_lines(one, shown)))
+        for line in agreement_lines(one, shown):
+            show_line(line)
 
 
 def _why(asked: WhyOptions, runs: list[Path], model: ModelOptions, judge: str | None, as_json: bool) -> None:
@@ -142,4 +145,4 @@ def _why(asked: WhyOptions, runs: list[Path], model: ModelOptions, judge: str | 
         typer.echo(json.dumps([worth_record(one) for one in found], indent=1, ensure_ascii=False))
         return
     for line in worth_lines(found, runs[0], runs[1], asked.limit):
-        typer.echo(line)
+        show_line(line)

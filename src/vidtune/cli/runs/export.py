@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.terminal.shown_text import show_line
 from vidtune.errors import UserError
 
 
@@ -50,7 +51,7 @@ def export(
     judges = [judge_of(one, runs, judge) for one in runs]
     for one in runs:
         for line in missing_parts(one):
-            typer.echo(f"{one.path}: {line}", err=True)
+            show_line(f"{one.path}: {line}", err=True)
     if to in (Form.LATEX, Form.MARKDOWN):
         write = latex if to is Form.LATEX else markdown
         text = write(score_table(runs, judges, types, published), intervals)

@@ -54,6 +54,11 @@ def show_error(error: UserError) -> None:
     print(f"error: {one_line(message)}", *(f"  {one_line(one)}" for one in error.listed), sep="\n", file=sys.stderr)
 
 
+def show_line(text: object, *, err: bool = False) -> None:
+    """Print one line, whatever the text quotes."""
+    print(one_line(str(text)), file=sys.stderr if err else sys.stdout)
+
+
 def warn(text: object) -> None:
     """Print one line of warning on standard error, whatever the text quotes."""
     print(f"warning: {one_line(str(text))}", file=sys.stderr)

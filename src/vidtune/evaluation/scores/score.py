@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.scores.score_lines import score_lines
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
+from vidtune.spelling import one_line
 
 METRICS = "metrics"
 """Stands for the judge's name where metrics score the answers: in score files and reports."""
@@ -220,7 +221,7 @@ class Score(BaseModel):
 
     def __str__(self) -> str:
         """The score as the commands print it."""
-        return "\n".join(score_lines(self))
+        return "\n".join(map(one_line, score_lines(self)))
 
     def _repr_html_(self) -> str:
         """The score as a table, for notebooks."""

@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from vidtune.errors import UserError
-from vidtune.serving.problems import ApiProblem
+from vidtune.serving.problems import ApiProblem, storing
 
 MOST_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
@@ -70,7 +70,8 @@ class Fetcher:
             where: place in the request, for messages.
 
         Raises:
-            ApiProblem: a host or address that is not allowed, no such file, or one that is too large or too slow.
+            ApiProblem: a host or address that is not allowed, no such file, one that is too large or too slow, or a
+                full disk.
         """
         deadline = time.monotonic() + self.seconds
         try:
@@ -108,7 +109,9 @@ class Fetcher:
                 return response.getheader("Location") or ""
             if response.status != 200:
                 raise _refused(where, f"cannot be fetched (status {response.status})")
-            with into.open("wb") as file:
+            with storing(where):
+                file = into.open("wb", buffering=0)  # what a full disk does not take is not tried again
+            with file:
                 self._copy(response, file, where)
             _left(deadline)
         finally:
@@ -129,7 +132,7 @@ class Fetcher:
             connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
         return connection
 
-    def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, where: str) -> None:
+    def _copy(self, response: http.client.HTTPResponse, file: FileIO, where: str) -> None:
         stated = response.getheader("Content-Length")
         size = int(stated or 0)
         while size <= self.most_bytes:
@@ -138,7 +141,10 @@ class Fetcher:
                 raise http.client.IncompleteRead(b"")
             if not piece:
                 return
-            file.write(piece)
+            with storing(where):
+                left = memoryview(piece)
+                while left:
+                    left = left[file.write(left) :]
             size = max(size, file.tell())
         raise _refused(where, f"holds more than {self.most_bytes:,} bytes")
 

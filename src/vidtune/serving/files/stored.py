@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from vidtune.serving.files.recent import Recent
 from vidtune.serving.files.uploads import Upload
 from vidtune.serving.limits import Limits
-from vidtune.serving.problems import ApiProblem
+from vidtune.serving.problems import ApiProblem, storing
 
+_PARAM = "file"
 _ID = re.compile(r"file-[0-9a-f]{32}")
 
 
@@ -120,31 +121,37 @@ class Arrival:
     def __init__(self, files: StoredFiles, path: Path) -> None:
         self.size = 0
         self._files, self._path = files, path
-        self._file, self._digest = path.open("wb"), hashlib.sha256()
+        with storing(_PARAM):
+            self._file, self._digest = path.open("wb"), hashlib.sha256()
 
     def take(self, piece: bytes) -> None:
-        """Write the next piece. Raises ApiProblem if the file becomes too large (413), or there is no room (429)."""
+        """Write the next piece.
+
+        Raises:
+            ApiProblem: the file becomes too large (413), other files take all the room (429), the disk is full (507).
+        """
         most = self._files.limits.media_bytes
         if self.size + len(piece) > most:
-            raise ApiProblem(413, f"the file is larger than {most:,} bytes", code="file_too_large", param="file")
+            raise ApiProblem(413, f"the file is larger than {most:,} bytes", code="file_too_large", param=_PARAM)
         self.size += len(piece)
         self._files._take_room(len(piece))
-        self._file.write(piece)
+        with storing(_PARAM):
+            self._file.write(piece)
         self._digest.update(piece)
 
     def keep(self, name: str, purpose: str) -> StoredFile:
-        """Keep the whole file. Raises ApiProblem if it is empty."""
+        """Keep the whole file. Raises ApiProblem if it is empty, or the disk is full."""
         if not self.size:
-            raise ApiProblem(400, "the file is empty", code="empty_file", param="file")
-        self._file.close()
-        path = self._path.rename(self._path.with_name(f"{self._digest.hexdigest()}.{self._path.name}"))
+            raise ApiProblem(400, "the file is empty", code="empty_file", param=_PARAM)
+        with storing(_PARAM):
+            self._file.close()
+            path = self._path.rename(self._path.with_name(f"{self._digest.hexdigest()}.{self._path.name}"))
         found = StoredFile(f"file-{secrets.token_hex(16)}", name, purpose, Upload(path, self.size))
         self._files._add(found)
         return found
 
     def close(self) -> None:
         """Remove what was not kept."""
-        try:
+        with suppress(OSError):  # no room for its last bytes, which nobody needs
             self._file.close()
-        finally:  # also where the disk has no room for its last bytes
-            self._path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from mimetypes import guess_extension
 from pathlib import Path
 
 from vidtune.serving.files.recent import Recent
-from vidtune.serving.problems import ApiProblem
+from vidtune.serving.problems import ApiProblem, storing
 
 KEPT_BYTES = 2**31
 """Bytes of files that are kept after their request, for the next turn about them."""
@@ -57,16 +57,14 @@ class Uploads:
             where: place in the request, for messages.
 
         Raises:
-            ApiProblem: the address is no base64 of a video or picture, or empty.
+            ApiProblem: the address is no base64 of a video or picture, or empty; the disk is full.
         """
         content, suffix = _decoded(address, where)
         name = hashlib.sha256(content).hexdigest() + suffix
         with self._lock:
             upload = self._alive.get(name)
             if upload is None:
-                path = Path(self._folder.name) / name
-                path.write_bytes(content)
-                upload = self._alive[name] = Upload(path, len(content))
+                upload = self._alive[name] = self._write(name, content, where)
             self._recent.put(name, upload)
             while sum(one.size for one in self._recent.values()) > self.kept_bytes:
                 self._recent.let_first_go()
@@ -76,6 +74,16 @@ class Uploads:
         """Let files go whose time is over. Returns the seconds until the next one may be."""
         with self._lock:
             return self._recent.let_old_go()
+
+    def _write(self, name: str, content: bytes, where: str) -> Upload:
+        path = Path(self._folder.name) / name
+        try:
+            with storing(where):
+                path.write_bytes(content)
+        except ApiProblem:
+            path.unlink(missing_ok=True)
+            raise
+        return Upload(path, len(content))
 
 
 def _decoded(address: str, where: str) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ import re
 from transformers import LlamaConfig, PreTrainedConfig
 
 from vidtune.checkpoints.files.settings import KnownSettings
-from vidtune.checkpoints.parts.language_model import require_rotary
+from vidtune.checkpoints.parts.language_model import require_usable
 from vidtune.checkpoints.parts.model_settings import require_one_rotary, settings_of
 from vidtune.checkpoints.publication import JsonDict
 
@@ -77,7 +77,7 @@ def read_text_config(
         raise ValueError(f"mm_vision_select_layer is {layer!r}; expected the number of a layer")
     text = {key: value for key, value in config.items() if key in known.read and key not in _OF_THE_FILE}
     found = kind(**text)
-    require_rotary(found)
+    require_usable(found)
     require_one_rotary(config)
     return found
 

@@ -24,7 +24,7 @@ from vidtune.planning.lengths import ExampleMaker
 from vidtune.processing.batch import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.spelling import counted
+from vidtune.spelling import counted, one_line
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import check_features, example_maker, for_stage
 from vidtune.training.setup.exclusions import too_many
@@ -98,7 +98,7 @@ def set_lists(recipe: Recipe, only: str | None = None) -> Iterator[str]:
             for one in sets:
                 state = f"not there: {one.name}: {one.missing}" if one.missing else f"there: {one.name}: {one.sampling}"
                 lines.append(f"  {state}")
-            yield "\n".join(lines)
+            yield "\n".join(map(one_line, lines))
 
 
 def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
@@ -126,7 +126,7 @@ def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
             f"  recorded in {out / stage.name / EXCLUSIONS}: training {then}; mend them before the stage begins, then "
             "run this check again"
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def sources_of(stage: Stage) -> str:

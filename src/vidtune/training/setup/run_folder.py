@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.machine.files import write_text_atomically
+from vidtune.machine.files import require_text, write_text_atomically
 from vidtune.machine.locks import is_locked, locked
 from vidtune.machine.records import read_records, write_records
 from vidtune.recipe.files import RECIPE_FILE, dump_recipe, load_recipe
@@ -46,8 +46,9 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
 
     Raises:
         UserError: the folder holds the run of another recipe (the message names the first difference) or results
-            without a recipe, or another process is training into it.
+            without a recipe, another process is training into it, or its path is no UTF-8 text.
     """
+    require_text(out)
     with held(out):
         if not check_recipe(out, recipe):
             _forget_failed_start(out)
