@@ -181,6 +181,7 @@ def test_choices_seed_stop_logprobs_and_usage(ask, model, folder):
         ({"extra_body": {"tools": [{}]}}, "tools is not supported"),
         ({"extra_body": {"prompt": "absent"}}, "absent"),
         ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e-40}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 1000}, "n:"),
     ],

@@ -4,6 +4,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vidtune.errors import UserError
 from vidtune.foreign.documents import JsonError, parse_json
 from vidtune.generation.settings import MOST, GenerationSettings
 from vidtune.serving.problems import ApiProblem
@@ -149,16 +150,24 @@ class ChatRequest(_Value):
         return tuple(found)
 
     def settings(self, seed: int) -> GenerationSettings:
-        """How the answer is decoded; ``seed``: that of a request which gives none."""
+        """How the answer is decoded; ``seed``: that of a request which gives none.
+
+        Raises:
+            ApiProblem: a value with which nothing can be decoded, such as a temperature of 1e-40.
+        """
         temperature = self.temperature or 0.0
-        return GenerationSettings(
-            max_new_tokens=self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS,
-            do_sample=temperature > 0,
-            temperature=temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=seed if self.seed is None else self.seed,
-            stop=self.stops,
-        )
+        try:
+            return GenerationSettings(
+                max_new_tokens=self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS,
+                do_sample=temperature > 0,
+                temperature=temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                seed=seed if self.seed is None else self.seed,
+                stop=self.stops,
+            )
+        except UserError as error:
+            message = str(error).removeprefix("generation: ")
+            raise ApiProblem(400, message, code="invalid_value", param=message.partition(" ")[0]) from None
 
 
 def chat_request(body: bytes) -> ChatRequest:

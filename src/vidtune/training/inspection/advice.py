@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
+from vidtune.spelling import one_line
 from vidtune.training.inspection.doctor import StepMeasurements
 
 NOTABLE_WAIT = 0.1  # share of the time spent waiting for data
@@ -270,4 +271,4 @@ def describe(found: StepMeasurements) -> str:
     what, advice = diagnose(found)
     lines += ["", f"bottleneck: {what}"]
     lines += [f"{number}. {text}" for number, text in enumerate(advice, 1)] or ["nothing to change"]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
