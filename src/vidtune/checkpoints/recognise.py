@@ -82,7 +82,7 @@ def recognise(
         place, towers = _with_places(place, towers)
         source, below = _describe_recipe(place, may_draw, opened)
     else:
-        files = _open(pinned(str(place), revision), opened)
+        files = _open(pinned(str(place), revision), opened, component)
         if component and not (component.startswith(TEACHER) and files.config.get("model_type") == OURS):
             source, below = _describe_part(files, component, system), []
         else:
@@ -135,9 +135,13 @@ def _with_bundle(above: tuple[Path, ...], bundle: Source) -> tuple[Path, ...]:
     return (*above, folder)
 
 
-def _open(place: str, opened: Opened) -> CheckpointFiles:
+def _open(place: str, opened: Opened, component: str = "") -> CheckpointFiles:
+    """The files of a place. Raises UserError where there are none; for those of a component it names the component."""
     if place not in opened:
-        opened[place] = CheckpointFiles(place)
+        try:
+            opened[place] = CheckpointFiles(place)
+        except UserError as error:
+            raise RecipeError(f"{component}: {error}") if component else error from None
         require_readable(opened[place].config, opened[place].path)
     return opened[place]
 
@@ -163,11 +167,6 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
         LANGUAGE_MODEL: recipe.language_model,
     }
     named = {component: spec for component, spec in places.items() if isinstance(spec, str)}
-    for component, place in named.items():
-        try:
-            _open(pinned(place, None), opened)
-        except UserError as error:
-            raise RecipeError(f"{component}: {error}") from None
     parts = Source("parts", system=recipe.system, recipe=recipe, may_draw=may_draw)
     return parts, [_Below(place, system=recipe.system, component=component) for component, place in named.items()]
 
