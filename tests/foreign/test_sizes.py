@@ -45,6 +45,14 @@ def test_layers_that_are_counted_from_the_end_and_limits_of_tokenizers_are_no_si
     assert absurd_size({"inner": [{"n_layer": 10**5}]}) == (("inner", 0, "n_layer"), 10**5, 10_000)
 
 
+def test_nan_is_no_value_and_huge_whole_numbers_are_compared_too():
+    assert (
+        str(absurd_size({"text_config": {"rms_norm_eps": float("nan")}})) == "(('text_config', 'rms_norm_eps'), nan, 0)"
+    )
+    assert absurd_size({"anything": 10**400, "time_step_limit": [0.0, float("inf")]}) is None
+    assert absurd_size({"hidden_size": 10**400}) == (("hidden_size",), 10**400, 10**6)
+
+
 def test_a_config_names_the_size_that_nothing_has(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"hidden_size": 10**12}}))
     with pytest.raises(UserError, match=r"config\.json: text_config\.hidden_size is 1000000000000; expected at most"):

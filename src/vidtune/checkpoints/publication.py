@@ -43,6 +43,8 @@ _OTHER_TYPE = re.compile(
 """How transformers says that a value is of another type than the setting."""
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "NoneType": "null"}
 _TYPES |= {"list": "a list", "tuple": "a list", "dict": "an object"}
+_SHOWN = 80
+"""Characters of a value that a message shows."""
 
 
 def in_plain_words(error: Exception) -> str:
@@ -64,10 +66,6 @@ def in_plain_words(error: Exception) -> str:
         value = (found["value"] or found["other"])[:_SHOWN]
         return f"{reason[: found.start()]}{found['key']} is {value}; expected {expected or 'another type'}"
     return reason or type(error).__name__
-
-
-_SHOWN = 80
-"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,20 @@ def absurd_size(values: Any, path: tuple[str | int, ...] = ()) -> tuple[tuple[st
             limit = _limit(next(one for one in reversed(("", *path, key)) if isinstance(one, str)))
             if isinstance(key, int) and limit == MOST_LAYERS:  # layers that are named, from either end
                 continue
-            if isnan(value) or (limit is not None and not 0 <= value <= limit):
+            if _is_nan(value) or (limit is not None and not 0 <= value <= limit):
                 return (*path, key), value, limit or 0
     return None
 
 
 def said_of(value: float, limit: int) -> str:
     """Return what is wrong with a size."""
-    if isnan(value):
+    if _is_nan(value):
         return "is NaN; expected a number"
     return f"is {value}; expected at most {limit:,}" if value > limit else f"is {value}; expected a number from 0 on"
+
+
+def _is_nan(value: float) -> bool:
+    return isinstance(value, float) and isnan(value)  # an integer may be too large for a float
 
 
 def _entries(values: Any) -> Iterator[tuple[str | int, Any]]:

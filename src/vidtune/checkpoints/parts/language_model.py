@@ -22,6 +22,7 @@ _ROTARY_NUMBERS = {
 }
 """Numbers of rotary positions, each positive; of ``short_factor`` and ``long_factor`` there are several."""
 _LARGEST = 1e18
+"""More than any of these numbers."""
 _OTHERS = ((r"(?!(model\.)?language_model\.|lm_head\.)", "the model around the language model"),)
 
 
