@@ -355,6 +355,22 @@ def test_settings_of_how_a_model_is_called_change_nothing(places, edited):
 def test_a_part_that_is_not_there_is_named_with_its_key(tmp_path):
     with pytest.raises(RecipeError, match=r"^language_model: .*nowhere: no such file"):
         build_config(Recipe(system="longvale", language_model=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    empty = str(tmp_path / "empty")
+    with pytest.raises(RecipeError, match=r"^language_model: .*empty: "):
+        build_config(Recipe(system="longvale", language_model=empty, tokenizer=str(Path(TOKENIZER).parent)))
+    sizes = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    with pytest.raises(RecipeError, match=r"^tokenizer: .*empty: "):
+        build_config(Recipe(system="longvale", language_model=sizes, tokenizer=empty))
+    with pytest.raises(RecipeError, match=r"^towers\.speech: .*empty: "):
+        build_config(
+            Recipe(
+                system="longvale",
+                language_model=sizes,
+                tokenizer=str(Path(TOKENIZER).parent),
+                towers={"speech": empty},
+            )
+        )
 
 
 def test_an_odd_value_of_a_saved_processor_is_named_with_its_key(places, edited):

@@ -190,7 +190,7 @@ def test_the_file_of_another_tower_is_refused(make_recipe, files, tower, other, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"d_model": "wide"}, "'d_model' expected int, got str"),
+        ({"d_model": "wide"}, "d_model is 'wide'; expected a whole number"),
         ({"encoder_attention_heads": 3}, "does not divide into 3 heads"),
         ({"model_type": "bert"}, "'bert' is not Whisper"),
     ],

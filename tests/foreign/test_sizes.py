@@ -9,7 +9,7 @@ import pytest
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.cli.main import run
 from vidtune.errors import UserError
-from vidtune.foreign.sizes import absurd_size
+from vidtune.foreign.sizes import absurd_size, said_of
 from vidtune.recipe.files import load_recipe
 
 RECIPE = """system: video_llava
@@ -46,9 +46,8 @@ def test_layers_that_are_counted_from_the_end_and_limits_of_tokenizers_are_no_si
 
 
 def test_nan_is_no_value_and_huge_whole_numbers_are_compared_too():
-    assert (
-        str(absurd_size({"text_config": {"rms_norm_eps": float("nan")}})) == "(('text_config', 'rms_norm_eps'), nan, 0)"
-    )
+    place, value, _ = absurd_size({"text_config": {"rms_norm_eps": float("nan")}})
+    assert place == ("text_config", "rms_norm_eps") and said_of(value, 0) == "is NaN; expected a number"
     assert absurd_size({"anything": 10**400, "time_step_limit": [0.0, float("inf")]}) is None
     assert absurd_size({"hidden_size": 10**400}) == (("hidden_size",), 10**400, 10**6)
 

@@ -1,6 +1,7 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -134,7 +135,8 @@ def _config_of_parts(
     for name, spec in recipe.towers.items():
         part = source.part(f"towers.{name}")
         if part is not None and (name in SYSTEMS[system].publication.towers or part.is_of_whole_model):
-            towers[name] = tower_sizes(part)
+            with named_by(part.component):
+                towers[name] = tower_sizes(part)
         elif not isinstance(spec, str):
             towers[name] = spec
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
@@ -180,7 +182,8 @@ def _require_known(system: str, what: str, given: Iterable[str], known: Iterable
 def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     part = source.part("language_model")
     if part is not None:
-        return read_text_config(part)
+        with named_by(part.component):
+            return read_text_config(part)
     assert not isinstance(recipe.language_model, str)
     added = [token.text for token in SYSTEMS[recipe.system].dialect.added_tokens]
     sizes, tokens = dict(recipe.language_model or {}), rows_needed(recipe_tokenizer(recipe), added)
@@ -234,13 +237,23 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     places = [_named_files(key, place) for key, place in named.items() if isinstance(place, str)]
     if not places:
         raise RecipeError("the recipe builds its language model from scratch: name a tokenizer (folder or hub id)")
-    return load_tokenizer(next((files for files in places if files.has_tokenizer), places[0]).path)
+    with named_by(" or ".join(named)):
+        return load_tokenizer(next((files for files in places if files.has_tokenizer), places[0]).path)
 
 
 def _named_files(key: str, place: str) -> CheckpointFiles:
     """The files at a place that a key of a recipe names. Raises RecipeError, which names the key, if there are none."""
-    try:
+    with named_by(key):
         return CheckpointFiles(place)
+
+
+@contextmanager
+def named_by(key: str) -> Iterator[None]:
+    """Context manager in which what a recipe names is read: the message of an error begins with the key."""
+    try:
+        yield
+    except RecipeError:
+        raise
     except UserError as error:
         raise RecipeError(f"{key}: {error}") from None
 

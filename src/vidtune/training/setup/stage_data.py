@@ -134,6 +134,7 @@ def _usable_samples(
         lengths = lengths.select(np.flatnonzero(lengths.tokens))
     if not len(table):
         why = f"; the first: {problems[0]}" if problems else ""
+        why = why or (f"; {exclusions.path} says why they are left out" if len(whole) else "")
         files = ", ".join(source.annotations for source in stage.data)
         raise UserError(f"stage {stage.name!r}: no sample to train on in {files}{why}")
     _require_each(stage, whole, table, problems)
