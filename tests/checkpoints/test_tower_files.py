@@ -184,7 +184,7 @@ def test_costs_of_training_the_towers_are_counted(make_recipe, files):
 def test_the_file_of_another_tower_is_refused(make_recipe, files, tower, other, message):
     with pytest.raises(UserError, match=message) as caught:
         build_model(make_recipe({tower: files[other]}))
-    assert str(caught.value).startswith(str(files[other])) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"towers.{tower}: {files[other]}") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
@@ -90,6 +91,8 @@ def _native_config(source: Source) -> VideoLMConfig:
             config.tower(name)
         for name in config.connectors:
             config.connector(name)
+    except StrictDataclassError as error:  # of the language model: parts of ours say what is wrong by themselves
+        raise unreadable_config(source.path, ValueError(f"text_config: {error}")) from None
     except CONFIG_ERRORS as error:
         raise unreadable_config(source.path, error) from None
     if config.dtype is not None and not isinstance(config.dtype, torch.dtype):
