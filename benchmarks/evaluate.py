@@ -10,7 +10,8 @@ pictures: a longer video costs no more, one of less than 80 s costs less.
 - one by one: every question decodes, encodes and prefills its video, as published scripts do.
 
 Each is a process of its own and counts from its start to its end: seconds of wall clock, and CPU seconds of it and all
-its workers, which say more on a machine that is shared. The answers of all must be equal.
+its workers, which say more on a machine that is shared. They run a copy of the package with its bytecode, which pip
+writes when it installs one. The answers of all must be equal.
 
     python benchmarks/evaluate.py
     python benchmarks/evaluate.py --videos 2 --questions 3 --seconds 2
@@ -19,9 +20,11 @@ The last lines are ``CPU ratio <one by one / shared> <shared / second>``, and th
 """
 
 import argparse
+import compileall
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,6 +43,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+import vidtune
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.evaluation.checkpoint import AnsweringOptions
 from vidtune.evaluation.evaluate import evaluate
@@ -67,6 +71,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        install(folder / "installed")
         write_model(folder / "model")
         sets = [write_set(folder / f"set{number}", options, number) for number in range(2)]
         times = measure(folder, sets, options)
@@ -89,6 +94,8 @@ def parse_options() -> argparse.Namespace:
 
 def measure(folder: Path, sets: list[Path], options: argparse.Namespace) -> dict[str, Taken]:
     """Times of each command; stops if the answers differ."""
+    paths = [str(folder / "installed"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     kept = {"VIDTUNE_DECODED": str(folder / "decoded")}
 
     def command(data: Path, out: str, **environment: str) -> Taken:
@@ -109,6 +116,13 @@ def measure(folder: Path, sets: list[Path], options: argparse.Namespace) -> dict
     for out in ("shared", "second", "stored", "alone"):
         print(f"{out}: {(folder / out / 'world_qa' / 'work.jsonl').read_text().strip()}")
     return times
+
+
+def install(folder: Path) -> None:
+    """Copy the package to a folder, and write its bytecode."""
+    own = Path(vidtune.__file__).parent
+    shutil.copytree(own, folder / own.name, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(folder, quiet=1)
 
 
 def timed(command: list[str], environment: dict[str, str]) -> Taken:

@@ -54,6 +54,18 @@ def test_what_is_wrong_with_a_test_set_is_said_before_torch_is_loaded(tmp_path):
     assert done.stdout == "2 []\n" and "test_q.json" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["answer", "chat", "serve"])
+def test_the_process_of_the_workers_starts_before_the_model_is_loaded(command, tmp_path, monkeypatch, capsys):
+    prepared = []
+    (tmp_path / "clip.mp4").touch()
+    module = importlib.import_module(f"vidtune.cli.{'' if command == 'answer' else 'serving.'}{command}")
+    monkeypatch.setattr(module, "prepare", prepared.append)
+    media = ["--port", "0"] if command == "serve" else ["--video", str(tmp_path / "clip.mp4")]
+    question = ["--question", "What?"] if command == "answer" else []
+    refusal(capsys, command, str(tmp_path / "nowhere"), *media, *question)
+    assert prepared == ["vidtune.media.worker"]
+
+
 def test_help_names_every_command():
     done = vidtune("--help")
     assert done.returncode == 0

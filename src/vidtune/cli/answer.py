@@ -11,6 +11,8 @@ from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import Store, assignments, limit_of
 from vidtune.cli.options.reading import ReadingOptions
 from vidtune.cli.options.target import TargetOptions
+from vidtune.machine.memory import uncollected
+from vidtune.machine.workers import prepare
 
 if TYPE_CHECKING:
     from vidtune.api.reply import Reply
@@ -58,7 +60,10 @@ def answer(
     Streams that accompany a video, such as its sound, are read from the same file. Moments in an answer are printed in
     seconds too.
     """
-    from vidtune.processing.asked_media import require_files
+    if video or image:
+        prepare("vidtune.media.worker")  # beside the imports and the loading of the model
+    with uncollected():
+        from vidtune.processing.asked_media import require_files
 
     reading.build()
     settings = decoding.given()

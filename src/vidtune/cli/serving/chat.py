@@ -10,6 +10,8 @@ from vidtune.cli.options.asking import DecodingOptions, LoadingOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import limit_of
 from vidtune.cli.options.reading import ReadingOptions
+from vidtune.machine.memory import uncollected
+from vidtune.machine.workers import prepare
 
 
 @option_groups
@@ -24,8 +26,10 @@ def chat(
     media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one media file may take.")] = 60.0,
 ) -> None:
     """Talk with a checkpoint about videos and images; /help lists the commands. Each line of a pipe is one turn."""
-    from vidtune.cli.serving.talking import Talk, converse
-    from vidtune.processing.asked_media import require_files
+    prepare("vidtune.media.worker")  # beside the imports and the loading of the model
+    with uncollected():
+        from vidtune.cli.serving.talking import Talk, converse
+        from vidtune.processing.asked_media import require_files
 
     reading.build()
     options = {**decoding.given(), "prompt": prompt, **reading.given()}

@@ -10,6 +10,8 @@ from vidtune.cli.options.asking import LoadingOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import assignments, limit_of
 from vidtune.errors import UserError
+from vidtune.machine.memory import uncollected
+from vidtune.machine.workers import prepare
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
@@ -87,13 +89,15 @@ def serve(
 
     A signal (Ctrl-C, SIGTERM) ends it: answers in flight are finished; a second one ends it at once.
     """
+    prepare("vidtune.media.worker")  # beside the imports and the loading of the models
     try:
-        from vidtune.serving.app import build_app
-        from vidtune.serving.files.fetch import Fetcher, check_host
-        from vidtune.serving.limits import MIB
-        from vidtune.serving.media import MediaIntake
-        from vidtune.serving.run import listen, run
-        from vidtune.serving.served import ServedModel
+        with uncollected():
+            from vidtune.serving.app import build_app
+            from vidtune.serving.files.fetch import Fetcher, check_host
+            from vidtune.serving.limits import MIB
+            from vidtune.serving.media import MediaIntake
+            from vidtune.serving.run import listen, run
+            from vidtune.serving.served import ServedModel
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'vidtune[serve]'") from None
 
