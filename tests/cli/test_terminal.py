@@ -141,7 +141,7 @@ module.main()
 
 def test_a_command_that_has_ended_leaves_at_once_when_all_that_waits_for_its_end_is_done(tmp_path):
     program = """
-import atexit, sys, threading, vidtune.cli.main
+import atexit, threading, vidtune.cli.main
 from vidtune import __main__ as module
 
 class TakenApart:
@@ -158,7 +158,7 @@ def run(_):
     print("no line end", end=" ")
     return 3
 
-sys.kept = TakenApart()
+kept = TakenApart()
 vidtune.cli.main.run = run
 module.main()
 """

@@ -67,11 +67,15 @@ def test_a_worker_process_finds_it_too(folder, video):
     assert result.found and np.array_equal(result.array, load(None, LoadJob(video, CLIP)).array)
 
 
-def test_no_worker_starts_for_what_the_calling_process_finds(folder, video, tmp_path):
+def test_no_worker_starts_for_what_the_calling_process_finds(folder, video, tmp_path, monkeypatch):
     plain, other = load(folder, LoadJob(video, CLIP)).array, str(shutil.copy(video, tmp_path / "other.mp4"))
+    started: list[object] = []
+    with monkeypatch.context() as changed:
+        changed.setattr(pool_module, "_Worker", started.append)
+        with MediaPool(1, 60.0, decoded=folder, find_here=True) as pool:
+            found = list(pool.load([LoadJob(video, CLIP)] * 2))
+    assert started == []
     with MediaPool(1, 60.0, decoded=folder, find_here=True) as pool:
-        found = list(pool.load([LoadJob(video, CLIP)] * 2))
-        assert not pool._crew
         last = list(pool.load([LoadJob(video, CLIP), LoadJob(other, CLIP), LoadJob(video, None), LoadJob(video, CLIP)]))
         assert pool._crew
     assert [one.found for one in [*found, *last]] == [True, True, True, False, False, True]

@@ -15,19 +15,35 @@ def test_tasks_are_looked_for_in_order_and_told_once():
     assert not seeker.add(5)
 
 
-def test_what_is_dropped_or_late_is_not_told():
-    begun, going_on, told = threading.Event(), threading.Event(), Queue()
+class Slow:
+    """Looks for nothing before it may."""
 
-    def look(task: int) -> int:
-        begun.set()
-        going_on.wait(60)
+    def __init__(self) -> None:
+        self.begun, self.going_on, self.told = threading.Event(), threading.Event(), Queue()
+
+    def look(self, task: int) -> int:
+        self.begun.set()
+        self.going_on.wait(60)
         return task
 
-    seeker = Seeker(look, lambda task, found: told.put(found), 0.0)
-    seeker.add(1)
-    assert begun.wait(60)
-    assert seeker.add(2) and seeker.add(3)
+    def seeker(self, timeout: float | None) -> Seeker[int, int]:
+        seeker = Seeker(self.look, lambda task, found: self.told.put((task, found)), timeout)
+        assert all(seeker.add(task) for task in (1, 2, 3)) and self.begun.wait(60)
+        return seeker
+
+
+def test_what_is_dropped_is_not_told():
+    slow = Slow()
+    seeker = slow.seeker(None)
     seeker.drop([1, 2])
-    assert seeker.late() == [3] and seeker.late() == []
-    going_on.set()
-    assert not seeker.add(4) and told.empty()
+    slow.going_on.set()
+    assert slow.told.get(timeout=60) == (3, 3) and slow.told.empty()
+    seeker.close()
+
+
+def test_after_one_that_is_late_none_is_looked_for():
+    slow = Slow()
+    seeker = slow.seeker(0.0)
+    assert seeker.late() == [1, 2, 3] and seeker.late() == []
+    slow.going_on.set()
+    assert not seeker.add(4) and slow.told.empty()
