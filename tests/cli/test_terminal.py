@@ -144,9 +144,6 @@ def test_a_command_that_has_ended_leaves_at_once_when_all_that_waits_for_its_end
 import atexit, threading, vidtune.cli.main
 from vidtune import __main__ as module
 
-class TakenApart:
-    def __del__(self): print("taken apart", flush=True)
-
 class Late(threading.Thread):
     def run(self):
         threading.main_thread().join()
@@ -158,7 +155,7 @@ def run(_):
     print("no line end", end=" ")
     return 3
 
-kept = TakenApart()
+atexit.register(print, "what Python does afterwards")
 vidtune.cli.main.run = run
 module.main()
 """
