@@ -8,6 +8,7 @@ import typer
 
 from vidtune.cli.main import app
 from vidtune.recipe.shipped import list_recipes
+from vidtune.registry import BENCHMARKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,6 +88,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             anchors = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
             broken += [] if match["heading"] in anchors else [match[0]]
     assert broken == [] and all((ROOT / path).exists() for path in PATH.findall(page.read_text()))
+
+
+def test_evaluation_is_explained_in_three_pages() -> None:
+    """A page has about 700 words; what is longer belongs into the reference."""
+    assert len((ROOT / "docs/evaluation.md").read_text().split()) <= 3 * 700
+
+
+def test_every_benchmark_is_in_the_page_about_test_sets() -> None:
+    text = (ROOT / "docs/test_sets.md").read_text()
+    suffixes = ("_lmms_eval",)  # "each also `_lmms_eval`"
+    names = {name.removesuffix(suffix) for name in BENCHMARKS for suffix in suffixes}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
 def test_every_command_is_in_the_docs() -> None:

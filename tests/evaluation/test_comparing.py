@@ -125,7 +125,8 @@ def printed(capsys, *words, code=0):
 def test_the_command_prints_values_intervals_and_changes(runs, capsys):
     text = printed(capsys, "compare", *runs, "--draws", 999)
     assert f"  A  {runs[0]}" in text and f"  C  {runs[2]}" in text
-    assert "A and B: 12 common questions, 12 scored in both" in text
+    assert "A and B: 12 common questions, 12 scored in both, on 4 videos" in text
+    assert "too narrow on 4 videos (fewer than 20): trust the other interval, not p" in text
     assert "no field of the manifests differs" in text
     assert "first difference: protocol.generation.max_new_tokens: 1024 in A, 7 in C" in text
     assert "p corrected for 2 comparisons (Holm)" in text

@@ -48,6 +48,7 @@ def test_csv_has_a_row_for_every_planned_question(runs, tmp_path):
     assert (first["pred"], first["verdict"], first["answer"]) == (ODD, "wrong", "answer 0")
     assert (second["asking"], second["verdict"], second["pred"]) == ("failed", "failed", "")
     assert {row["asking"] for row in rows} == {"answered", "failed", "without file"}
+    assert {row["judging"] for row in rows if row["asking"] == "answered"} == {"judged"} and second["judging"] == ""
     assert [row["index"] for row in rows[:9]] == [str(n) for n in range(9)]
 
 

@@ -77,7 +77,8 @@ def test_margins_are_stored_and_fragile_answers_counted(tmp_path):
     assert [entry.fragile for entry in ledger_of(run).entries].count(True) == 1
     score = score_run(run_dir)
     assert (score.fragile, score.with_margin) == (1, 6)
-    assert "  fragile: 1 of 6 greedy answers, which rounding alone can change" in str(score).splitlines()
+    assert "  1 of 6 greedy answers are fragile: rounding alone can change them" in str(score).splitlines()
+    assert "1 fragile: clip0_0" in score.reasons
     assert read_score(run_dir, score.judge) == score
 
 

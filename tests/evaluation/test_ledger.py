@@ -109,3 +109,15 @@ def test_every_number_follows_from_the_states(tmp_path, seed):
         assert part.questions == left_out + len(of_type)
     counted = sum(part.questions for part in score.groups), sum(part.scored for part in score.groups)
     assert counted == (group.questions, group.scored)
+
+
+def test_answers_that_count_and_are_unusual_are_named(tmp_path):
+    data = write_set(tmp_path / "set", [("v", f"question {n}?", "x") for n in range(6)])
+    stub_run(data, tmp_path / "run", StubEngine({"question 2?": ""}))
+    values = {f"question {n}?": (Judging.JUDGED, {"pred": "yes", "score": 5}) for n in range(6)}
+    values |= {f"question {n}?": (Judging.NO_VERDICT, {"pred": "maybe", "score": 2}) for n in range(1, 6)}
+    score = score_run(tmp_path / "run", Scripted(values))
+    assert "1 empty answer: v_2" in score.reasons
+    assert "5 neither yes nor no: v_1, v_2, v_3, ..." in score.reasons
+    entries = judged_ledger(RunFolder(tmp_path / "run"), "scripted")[0].entries
+    assert entries[2].unusual == (Asking.EMPTY, Judging.NO_VERDICT) and entries[0].unusual == ()

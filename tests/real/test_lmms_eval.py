@@ -13,7 +13,7 @@ from tiny_checkpoint import write_checkpoint
 import vidtune
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed; see docs/evaluation.md"
+    importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval is not installed; see docs/evaluation_reference.md"
 )
 
 

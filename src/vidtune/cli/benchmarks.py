@@ -25,7 +25,8 @@ def listed(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List the benchmarks: size, what scores them, where the questions come from, what must be downloaded and where it
-    goes below the folder given with ``--data``. "~" stands before numbers of papers that were not counted here.
+    goes below the folder given with ``--data``. "counted" says where the numbers are from; "?" is one that no source
+    states.
 
     ``check`` looks at a test set on disk, ``prepare`` makes files that its scripts make of a download, ``compare``
     looks at the rules of two benchmarks."""

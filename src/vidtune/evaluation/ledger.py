@@ -51,6 +51,8 @@ class Judging(StrEnum):
 ANSWERS = (Asking.ANSWERED, Asking.EMPTY)
 COUNTED = (Judging.JUDGED, Judging.NO_VERDICT, Judging.UNREAD)
 """States of judging with which an answer counts in official values; answers in other states are unjudged."""
+UNUSUAL = (Asking.EMPTY, Judging.NO_VERDICT, Judging.UNREAD)
+"""States of answers that count and say something unusual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,12 @@ class Entry:
         return self.judging is not None and self.judging not in COUNTED
 
     @property
+    def unusual(self) -> tuple[str, ...]:
+        """What is unusual about an answer that counts: its state, and whether it is fragile."""
+        states = [str(state) for state in UNUSUAL if state in (self.asking, self.judging)] if self.counted else []
+        return (*states, *(["fragile"] if self.fragile else []))
+
+    @property
     def state(self) -> Asking | Judging:
         """The state that explains why it does or does not count."""
         return self.asking if not self.answered or self.judging is None else self.judging
@@ -134,7 +142,8 @@ class Ledger:
 
 
 def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Returns a line on files of similar names and one on lenient verdicts, then one per state and reason.
+    """Returns a line on files of similar names and one on lenient verdicts, one per thing that is unusual about answers
+    that count, then one per state and reason.
 
     The most frequent reason of a state comes first; rare ones share a line.
     """
@@ -146,6 +155,11 @@ def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
     missed = f"(first: {similar[0]}), which the published scripts count as missing" if similar else ""
     lines = [f"{len(similar)} questions under similar names {missed}"] if similar else []
     lines += _lenient_lines([entry for entry in entries if entry.lenient and entry.counted])
+    unusual: dict[str, list[Entry]] = {what: [] for what in (*map(str, UNUSUAL), "fragile")}
+    for entry in entries:
+        for what in entry.unusual:
+            unusual[what].append(entry)
+    lines += [f"{len(found)} {what}: {_examples(found)}" for what, found in unusual.items() if found]
     for state in [*Asking, *Judging]:
         reasons = [(reason, found) for (of, reason), found in grouped.items() if of is state]
         reasons.sort(key=lambda one: -len(one[1]))

@@ -91,6 +91,45 @@ def test_models_that_are_shown_frames_get_those_of_the_task():
         assert protocol.run_name == f"{row['benchmark']}-vlmevalkit"
 
 
+def shown(harness, kind, benchmark, **named):
+    """The protocol of a model that is shown frames, as a harness asks it."""
+    changes = {"harness": harness, **named}
+    record = asked_benchmark(benchmark, changes)
+    return protocol_by_frames(record, "chat", {"given": "video"}, kind, overrides=changes)
+
+
+SHOWN = [(name, kind) for name, table in TABLES.items() for kind in table["shown_frames"]]
+UNLIKE = [(name, kind) for name, table in TABLES.items() for kind in table["unlike"]]
+
+
+@pytest.mark.parametrize(("name", "kind"), SHOWN)
+def test_a_model_of_transformers_or_an_endpoint_gets_the_frames_of_its_wrapper(name, kind):
+    table = TABLES[name]["shown_frames"][kind]
+    for benchmark in ("activitynet_qa", "mvbench"):
+        protocol, rule = shown(name, kind, benchmark)
+        count = rule.of_stream("video", blind=False).count
+        assert rule.given == table["given"] and table["source"] in protocol.harness["model"]
+        for total, frames in table["frames"].items():
+            assert frame_indices(rule.sampling, int(total), count) == frames
+    protocol, _ = shown(name, kind, "textvqa")
+    assert protocol.generation.max_new_tokens == table["textvqa_tokens"]
+
+
+@pytest.mark.parametrize(("name", "kind"), UNLIKE)
+def test_frames_that_cannot_be_those_of_the_harness_are_refused_unless_they_are_named(name, kind):
+    reason = TABLES[name]["unlike"][kind]
+    with pytest.raises(UserError, match=rf"mvbench\S*: {name}: .*{reason}.*preprocessing\.num_frames=32"):
+        shown(name, kind, "mvbench")
+    protocol, rule = shown(name, kind, "mvbench", preprocessing={"num_frames": 12})
+    assert rule.num_frames == 12 and reason in protocol.harness["note"]
+    assert "those that the command names" in protocol.harness["note"]
+
+
+def test_a_wrapper_with_prompts_of_its_own_is_refused_for_pictures_too():
+    with pytest.raises(UserError, match=r"pope: vlmevalkit: .*prompts of its own.*; ask it without the harness"):
+        shown("vlmevalkit", "transformers:smolvlm", "pope")
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_what_a_harness_does_not_ask_is_refused(name):
     for benchmark in TABLES[name]["missing"]:

@@ -96,6 +96,15 @@ def test_an_odd_endpoint_leaves_answers_unjudged_and_the_run_goes_on(run_of_12, 
     assert ("11 replies, not counted there" if odd == 3 else "11 judge failed: unreadable reply: ") in shown
 
 
+def test_replies_that_only_a_lenient_reader_understands_are_said_with_how_to_read_them(run_of_12, capsys):
+    fenced = Reply(content='```json\n{"pred": "yes", "score": 5}\n```')
+    with judge_server(lambda body, earlier: fenced) as server:
+        assert vidtune([*words(run_of_12, server), "--judge-failures", "2"]) == 2
+        assert "(--judge-failures allows more; --replies lenient reads more)" in capsys.readouterr().err
+        assert vidtune([*words(run_of_12, server), "--replies", "lenient"]) == 0
+    assert "12 of 12 right" in capsys.readouterr().out
+
+
 def test_an_endpoint_that_only_streams_is_asked_once_about_each_answer_and_said_in_one_line(run_of_12, capsys):
     with judge_server(lambda body, earlier: ODD[0]) as server:
         assert vidtune([*words(run_of_12, server), "--judge-failures", "2"]) == 2
@@ -181,6 +190,22 @@ def test_two_judges_of_one_run_are_compared(run_of_12, capsys):
     # All scores of A are 4: what B gives in their place agrees with them no better than by chance.
     assert found["points"]["kappa"]["value"] == pytest.approx(0.0) and found["mean_points"] == [4.0, 3.75]
     assert [one["values"] for one in found["differences"]] == [[0.5, pytest.approx(7 / 12)], [4.0, 3.75]]
+    page = run_of_12.parent / "report.html"
+    assert vidtune(["report", str(run_of_12), "--judge", names[0], "--out", str(page)]) == 0
+    text = page.read_text()
+    card = text[text.index("Two judges of the same answers") : text.index("</section>")]
+    assert f"<code>{names[0]}</code>, <code>{names[1]}</code>" in card and "11 <small>of 12</small>" in card
+    assert f"{kappa['value']:.2f} [{kappa['low']:.2f}, {kappa['high']:.2f}]" in card
+    assert "2 answers of" in card and "<code>clip0_4</code>" in card and "wrong, 4 points" in card
+
+
+def test_a_judge_is_found_without_the_hash_in_its_name(run_of_12, capsys):
+    assert vidtune(["judge", str(run_of_12)]) == 0
+    with judge_server(lambda body, earlier: Reply()) as server:
+        assert vidtune(words(run_of_12, server)) == 0
+    capsys.readouterr()
+    assert vidtune(["compare", str(run_of_12), "--judges", "rules", "chat"]) == 0
+    assert f"judges A rules-v1 and B {next((run_of_12 / 'scores').glob('chat-*')).stem}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,10 @@ class Listed:
     same_as: str
 
     def lines(self) -> Iterator[str]:
-        """Yields where the questions come from, and what must be downloaded."""
+        """Yields where the questions and the numbers come from, and what must be downloaded."""
         yield f"  source  {self.source}"
+        if self.facts is not None and self.facts.counted:
+            yield f"  counted {self.facts.counted}"
         if self.same_as:
             yield f"  get     the files of {self.same_as}"
             return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
 from vidtune.evaluation.judges.bodies import Body, read_body, shortened
-from vidtune.evaluation.judges.failures import Failure, OddResponse, explain
+from vidtune.evaluation.judges.failures import UNREADABLE, Failure, OddResponse, explain
 from vidtune.evaluation.judges.limits import Limits, Prices
 from vidtune.evaluation.judges.pace import Pace, no_usage
 from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN, JudgePrompt, prompt_of
@@ -234,10 +234,11 @@ class Round:
     def _stopped(self, failure: Failure) -> JudgingStoppedError:
         which = "last" if self.streaks.proven else "first"
         what = "failed" if failure.repeat else "were refused" if failure.kind.startswith("HTTP") else "gave no verdict"
+        unread = failure.kind == UNREADABLE and not self.endpoint.lenient
         return JudgingStoppedError(
             f"judge {self.endpoint.judge} at {self.endpoint.shown_url}: the {which} {self.limits.failures} requests "
             f"{what}: {failure.reason}; what is judged is kept: mend the endpoint and judge again "
-            "(--judge-failures allows more)"
+            f"(--judge-failures allows more{'; --replies lenient reads more' if unread else ''})"
         )
 
 

@@ -20,7 +20,9 @@ from vidtune.evaluation.report.charts import counted
 from vidtune.evaluation.report.run_group import LISTED_PROBLEMS, RunGroup, group_of
 from vidtune.evaluation.report.samples import Limits, json_for_page
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.scores.agreement_lines import kappa_text, said_text
 from vidtune.evaluation.scores.comparison import test_set_of
+from vidtune.evaluation.scores.comparison_lines import shortened
 from vidtune.evaluation.scores.score import METRICS
 from vidtune.evaluation.scores.score_lines import answers_text, counts_text
 from vidtune.machine.files import write_text_atomically
@@ -101,6 +103,9 @@ def _environment() -> Environment:
         counts=counts_text,
         among=answers_text,
         counted=counted,
+        kappa=kappa_text,
+        said=said_text,
+        shortened=shortened,
         thousands="{:,}".format,
         letter=svg.letter,
         colour=svg.colour,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.own.finding import medium_of_run
 from vidtune.evaluation.outcome import Metric, Outcome
 from vidtune.evaluation.published import PublishedScore, differs_from, published_beside
@@ -13,6 +14,7 @@ from vidtune.evaluation.report.samples import Limits, Samples, samples_of
 from vidtune.evaluation.report.shown import Shown
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, StoredRun, common_judge, compare_stored
+from vidtune.evaluation.scores.judge_agreement import JudgeAgreement, compare_judges
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.registry import BENCHMARKS
@@ -34,6 +36,7 @@ class RunGroup:
         comparisons: (number of the first run, of the second, their comparison).
         types: question types of ``main_scores``.
         problems: (label, question id, reason) of questions without an answer, or whose answer has no verdict.
+        agreements: (label, agreement of the judge with another one that has judged the run).
         published: published scores on the test set, each with what the first run does differently.
     """
 
@@ -50,6 +53,7 @@ class RunGroup:
     curves: tuple[Curve, ...]
     types: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
+    agreements: tuple[tuple[str, JudgeAgreement], ...]
     published: tuple[tuple[PublishedScore, tuple[str, ...]], ...]
     samples: Samples
 
@@ -118,6 +122,7 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
         curves=curves,
         types=_types(scores),
         problems=tuple(_problems(names, outcomes)),
+        agreements=tuple(_agreements(mine, names, judge)),
         published=tuple(
             (one, tuple(differs_from(one, mine[0], scores[0])))
             for one in published_beside(mine[0])
@@ -188,6 +193,17 @@ def _comparisons(stored: Sequence[StoredRun]) -> Iterator[tuple[int, int, Compar
     pairs += [(whole[0], other) for other in whole[1:]]
     for first, second in pairs:
         yield first, second, compare_stored(stored[first], stored[second])
+
+
+def _agreements(runs: Sequence[RunFolder], labels: Sequence[str], judge: str) -> Iterator[tuple[str, JudgeAgreement]]:
+    """Compares the judge with every other one of each run, where both have judged an answer."""
+    for run, label in zip(runs, labels, strict=True):
+        for other in run.judges():
+            if METRICS not in (judge, other) and other != judge:
+                try:
+                    yield label, compare_judges(run.path, judge, other)
+                except UserError:  # they have no answer in common
+                    continue
 
 
 def is_reduced(run: RunFolder) -> bool:

@@ -5,11 +5,12 @@
     {"runs": [label, ...], "kinds": [type, ...], "pictures": [[data address, width, height], ...],
      "media": [[name, number of its picture or null, why there is none], ...],
      "samples": [{"m": medium, "i": id, "k": kind or null, "q": question, "a": reference,
-                  "r": [{"s": state, "p": answer, "n": points, "x": {metric: value}, "e": reason, "more": n}, ...]},
+                  "r": [{"s": state, "p": answer, "n": points, "x": {metric: value}, "e": reason, "u": [what, ...],
+                         "more": n}, ...]},
                  ...]}
 
-A reply without an answer has no ``p``; ``n``, ``x`` and ``e`` are there where they say something, and ``more`` where a
-long answer was cut: the number of its further characters.
+A reply without an answer has no ``p``; ``n``, ``x``, ``e`` and ``u`` (what is unusual about the answer) are there where
+they say something, and ``more`` where a long answer was cut: the number of its further characters.
 """
 
 import hashlib
@@ -154,6 +155,8 @@ def _reply(prediction: Prediction | None, outcome: Outcome | None, judged: str |
         reply["n"] = outcome.points
     if outcome.values:
         reply["x"] = {name: round(value, 1) for name, value in outcome.values.items()}
+    if outcome.entry.unusual:
+        reply["u"] = list(outcome.entry.unusual)
     if outcome.verdict is None and outcome.entry.reason is not None:
         reply["e"] = _cut(outcome.entry.reason)
     return reply

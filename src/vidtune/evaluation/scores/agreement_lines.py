@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from vidtune.evaluation.scores.changed import Said
 from vidtune.evaluation.scores.comparison_lines import LONGEST_ANSWER, difference_table, shortened
 from vidtune.evaluation.scores.judge_agreement import JudgeAgreement, JudgedTwice, Kappa
 from vidtune.evaluation.scores.score_lines import estimate_text
@@ -32,16 +33,25 @@ def agreement_lines(found: JudgeAgreement, shown: int = 5) -> Iterator[str]:
     yield f"interval: {found.intervals}"
 
 
+def kappa_text(found: Kappa | None) -> str:
+    """Kappa with its interval, or why there is none; "–" where the judges do not say such things."""
+    if found is None:
+        return "–"
+    return "none: both say one thing of all" if found.kappa is None else estimate_text(found.kappa)
+
+
+def said_text(said: Said, points: float | None) -> str:
+    """What one judge says of an answer; for example ``wrong, 2 points``."""
+    score = "" if points is None or said.verdict.endswith("points") else f", {points:g} points"
+    return f"{said.verdict}{score}"
+
+
 def _kappa_text(found: Kappa, name: str) -> str:
-    same = f"{found.alike} of {found.answers} alike, {estimate_text(found.share)}; {name} "
-    return same + ("none: both say one thing of all" if found.kappa is None else estimate_text(found.kappa))
+    return f"{found.alike} of {found.answers} alike, {estimate_text(found.share)}; {name} {kappa_text(found)}"
 
 
 def _answer_lines(twice: JudgedTwice) -> Iterator[str]:
     yield f"    {twice.id} ({twice.video}): {shortened(twice.question)}  [{shortened(twice.answer)}]"
     yield f"      answer: {shortened(twice.first.pred, LONGEST_ANSWER)}"
-    words = []
-    for name, said, points in zip("AB", (twice.first, twice.second), twice.points, strict=True):
-        score = "" if points is None or said.verdict.endswith("points") else f", {points:g} points"
-        words.append(f"{name}: {said.verdict}{score}")
-    yield f"      {'; '.join(words)}"
+    said = zip("AB", (twice.first, twice.second), twice.points, strict=True)
+    yield f"      {'; '.join(f'{name}: {said_text(one, points)}' for name, one, points in said)}"

@@ -67,6 +67,7 @@ class Comparison(BaseModel):
         manifest: every field in which the two manifests differ, those that change answers most directly first.
         questions: number of questions that both runs hold.
         scored: number of them that are answered, and judged, in both.
+        videos: number of videos that these are about.
         agreement: over the questions that are right or wrong in both runs; None where answers are not just that.
         differences: one per value, over all questions and per question type.
         changed: the questions with another answer or another verdict, verdicts first.
@@ -82,6 +83,7 @@ class Comparison(BaseModel):
     differs_in: tuple[str, ...]
     questions: int
     scored: int
+    videos: int
     agreement: Agreement | None
     differences: tuple[ValueDifference, ...]
     manifest: tuple[FieldDifference, ...] = ()
@@ -144,6 +146,7 @@ def compare_stored(first: StoredRun, second: StoredRun, draws: int = 0) -> Compa
     answers = [{prediction.index: prediction for prediction in stored.predictions} for stored in (first, second)]
     if not pairs:
         raise UserError(f"{one.path} and {two.path} have no question in common")
+    scored = [pair for pair in pairs if all(outcome.entry.counted for outcome in pair)]
     return Comparison(
         benchmark=one.info.benchmark,
         first=str(one.path),
@@ -151,7 +154,8 @@ def compare_stored(first: StoredRun, second: StoredRun, draws: int = 0) -> Compa
         judge=source.name,
         differs_in=_differences(one, two),
         questions=len(pairs),
-        scored=sum(all(outcome.entry.counted for outcome in pair) for pair in pairs),
+        scored=len(scored),
+        videos=len({pair[0].video for pair in scored}),
         agreement=_agreement(source.metrics, pairs),
         differences=tuple(
             value_difference(metric, kind, pairs, draws)

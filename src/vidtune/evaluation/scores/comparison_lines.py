@@ -12,6 +12,8 @@ from vidtune.evaluation.statistics import Estimate
 
 LONGEST_VALUE, LONGEST_ANSWER = 60, 100
 MOST_FIELDS = 6
+FEW_VIDEOS = 20
+"""Number of videos below which percentiles of a bootstrap are too narrow, see `evaluation.bootstrap`."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -36,6 +38,8 @@ def comparison_lines(comparisons: Sequence[Comparison], changed: int = 5) -> Ite
     if draws:
         several = f", p corrected for {len(comparisons)} comparisons (Holm)" if len(comparisons) > 1 else ""
         yield f"bootstrap: {draws:,} draws of whole videos, 95 % interval and two-sided p{several}"
+        if (fewest := min(one.videos for one in comparisons)) < FEW_VIDEOS:
+            yield f"  too narrow on {fewest} videos (fewer than {FEW_VIDEOS}): trust the other interval, not p"
     yield f"interval: {first.intervals}"
 
 
@@ -45,7 +49,8 @@ def name_of(number: int) -> str:
 
 
 def _lines(comparison: Comparison, name: str, changed: int) -> Iterator[str]:
-    yield f"A and {name}: {comparison.questions} common questions, {comparison.scored} scored in both"
+    both = f"{comparison.scored} scored in both, on {comparison.videos} videos"
+    yield f"A and {name}: {comparison.questions} common questions, {both}"
     yield from _manifest_lines(comparison.manifest, name)
     yield from difference_table(comparison.differences, name)
     if (agreement := comparison.agreement) is not None:

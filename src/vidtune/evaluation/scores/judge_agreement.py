@@ -115,12 +115,14 @@ def compare_judges(run_dir: Path, first: str, second: str, draws: int = 0) -> Ju
     """Compare the stored verdicts of two judges on the answers of one run.
 
     Args:
+        first, second: names of judges as the run has them, or without the hash behind "-" where one judge has it.
         draws: number of draws of the bootstrap of the differences; 0: none.
 
     Raises:
         UserError: metrics score the run, one judge has not judged it, both are one, or no answer has both verdicts.
     """
     run = RunFolder(run_dir)
+    first, second = _judge_called(run, first), _judge_called(run, second)
     if first == second:
         raise UserError(f"{run.path}: the judges to compare are both {first!r}; name two")
     source, other = (source_for(run, name) for name in (first, second))
@@ -150,6 +152,13 @@ def compare_judges(run_dir: Path, first: str, second: str, draws: int = 0) -> Ju
         ),
         differing=_differing(run, source, both),
     )
+
+
+def _judge_called(run: RunFolder, name: str) -> str:
+    """The name of the judge that is meant; the given one where none, or more than one, is."""
+    known = run.judges()
+    begun = [one for one in known if one.startswith(f"{name}-")]
+    return begun[0] if name not in known and len(begun) == 1 else name
 
 
 def _kappa(rows: np.ndarray, kappa: Callable[[np.ndarray], np.ndarray], pairs: Sequence[_Both]) -> Kappa:

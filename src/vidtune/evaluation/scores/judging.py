@@ -81,7 +81,7 @@ class Verdicts(ScoreSource):
         if self.name not in self.run.judges():
             known = ", ".join(self.run.judges()) or "none yet"
             raise UserError(
-                f"{self.run.path}: no score by {self.name!r} (there: {known}); judge both runs with the same judge"
+                f"{self.run.path}: no score by {self.name!r} (there: {known}); name one of them, or judge the run by it"
             )
         return self._outcomes()
 

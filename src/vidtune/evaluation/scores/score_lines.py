@@ -23,7 +23,7 @@ def score_lines(score: "Score") -> Iterator[str]:
         name = next(value.name for value in score.overall.values if value.reason)
         yield f"  no {name}: {score.overall.reason}"
     if score.fragile:
-        yield f"  fragile: {score.fragile} of {score.with_margin} greedy answers, which rounding alone can change"
+        yield f"  {score.fragile} of {score.with_margin} greedy answers are fragile: rounding alone can change them"
     yield from (f"  {line}" for line in score.reasons)
     for reason, names in _by_reason(score).items():
         yield f"  left out: {', '.join(names)}: {reason}"

@@ -5,7 +5,7 @@ Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA fam
 ``segment_middles`` is the one of arXiv:2306.05424's feature extraction;
 ``per_second`` is the one of arXiv:2412.18609's data loader, which takes every frame rate to be even. Where it is not,
 the seconds of the frames decide. ``middles``, ``per_second_middles`` and ``even_steps`` are those of arXiv:2501.00574's
-data loader.
+data loader. ``linspace_rounded`` is the sampler of qwen_vl_utils (github.com/QwenLM/Qwen2.5-VL), given a number.
 """
 
 import reprlib
@@ -145,6 +145,15 @@ def _linspace(num_frames_total: int, count: int, fps: float) -> np.ndarray:
     return np.linspace(0, num_frames_total - 1, count)
 
 
+def _linspace_rounded(num_frames_total: int, count: int, fps: float) -> np.ndarray:
+    return np.round(np.linspace(0, num_frames_total - 1, count, dtype=np.float32))
+
+
+def even_number(num_frames_total: int, fps: float, wanted: FrameCount) -> int:
+    """Return the wanted number, bounded by the frames of the clip and rounded down to a multiple, at least one."""
+    return max(wanted.multiple, min(wanted.most, num_frames_total) // wanted.multiple * wanted.multiple)
+
+
 def _linspace_float32(num_frames_total: int, count: int, fps: float) -> np.ndarray:
     return np.linspace(0, num_frames_total - 1, count).astype(np.float32)
 
@@ -195,6 +204,7 @@ def _inner_steps(num_frames_total: int, count: int, fps: float) -> list[int]:
 
 LINSPACE = SamplingRule(_linspace)
 LINSPACE_FLOAT32 = SamplingRule(_linspace_float32)
+LINSPACE_ROUNDED = SamplingRule(_linspace_rounded, number=even_number)
 ARANGE = SamplingRule(_arange)
 PER_SECOND = SamplingRule(per_second_indices, repeats=False, choose_by_times=per_second_by_times)
 SEGMENT_MIDDLES = SamplingRule(_segment_middles, repeats=False)
@@ -206,6 +216,7 @@ INNER_STEPS = SamplingRule(_inner_steps)
 _NAMES = (
     "linspace",
     "linspace_float32",
+    "linspace_rounded",
     "arange",
     "per_second",
     "segment_middles",

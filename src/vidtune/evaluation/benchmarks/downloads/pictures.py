@@ -6,12 +6,12 @@ _EVAL_ZIP = "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy"
 
 
 def _pictures(
-    items: int,
+    items: int | None,
     media: int | None,
+    counted: str,
     folder: str,
     *others: tuple[str, str, str],
     answers_hidden: bool = False,
-    counted: bool = False,
 ) -> Facts:
     """Facts of a set whose questions are in the archive of LLaVA."""
     archive = Download("eval.zip of LLaVA: questions of all such sets", _EVAL_ZIP, f"{folder}/")
@@ -19,23 +19,27 @@ def _pictures(
     return Facts(items, media, (archive, *files), medium="pictures", counted=counted, answers_hidden=answers_hidden)
 
 
-def _mmbench(items: int | None, table: str) -> Facts:
+def _mmbench(table: str, items: int | None = None, counted: str = "") -> Facts:
     url = f"https://download.openmmlab.com/mmclassification/datasets/mmbench/{table}"
-    return Facts(items, None, (Download(table, url, f"mmbench/{table}"),), medium="pictures")
+    return Facts(items, None, (Download(table, url, f"mmbench/{table}"),), medium="pictures", counted=counted)
+
+
+_MMBENCH_OF_OCTOBER = (4329, "github.com/modelscope/evalscope, docs/en/benchmarks/mm_bench.md, of lmms-lab/MMBench")
 
 
 PICTURE_SETS: dict[str, Facts] = {
     "vqa_v2": _pictures(
         107394,
         36807,
+        "test-dev in the card of HuggingFaceM4/VQAv2",
         "vqav2",
         ("COCO test2015", "http://images.cocodataset.org/zips/test2015.zip", "test2015/"),
         answers_hidden=True,
-        counted=True,  # test-dev, as the card of HuggingFaceM4/VQAv2 counts it
     ),
     "gqa": _pictures(
-        12578,
-        398,
+        None,
+        None,
+        "",
         "gqa",
         ("questions1.2.zip", "https://cs.stanford.edu/people/dorarad/gqa/download.html", "data/questions1.2/"),
         ("images.zip", "https://cs.stanford.edu/people/dorarad/gqa/download.html", "data/images/"),
@@ -43,13 +47,15 @@ PICTURE_SETS: dict[str, Facts] = {
     "vizwiz": _pictures(
         8000,
         8000,
+        "test, with a picture each, in the card of lmms-lab/VizWiz-VQA",
         "vizwiz",
         ("test.zip", "https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip", "test/"),
         answers_hidden=True,
     ),
     "textvqa": _pictures(
         5000,
-        3166,
+        None,
+        "validation in the card of lmms-lab/textvqa",
         "textvqa",
         (
             "TextVQA_0.5.1_val.json",
@@ -65,25 +71,26 @@ PICTURE_SETS: dict[str, Facts] = {
     "pope": _pictures(
         8910,
         500,
+        "output/coco of github.com/AoiDragon/POPE at e3e3926: 2910 random, 3000 popular, 3000 adversarial",
         "pope",
         ("output/coco of POPE at e3e3926", "github.com/AoiDragon/POPE", "coco/"),
         ("COCO val2014", "http://images.cocodataset.org/zips/val2014.zip", "val2014/"),
-        counted=True,  # 2910 of category random, 3000 of each other
     ),
     "mme": _pictures(
         2374,
         1187,
+        "the card of lmms-lab/MME; two questions about each picture",
         "MME",
         (
             "MME_Benchmark_release_version (on request)",
             "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
             "MME_Benchmark_release_version/",
         ),
-        counted=True,  # two questions about each picture, as the card of lmms-lab/MME counts them
     ),
     "seed_bench": _pictures(
-        19242,
         None,
+        None,
+        "",
         "seed_bench",
         ("SEED-Bench.json", "https://huggingface.co/datasets/AILab-CVC/SEED-Bench", "SEED-Bench.json"),
         ("SEED-Bench-image.zip", "https://huggingface.co/datasets/AILab-CVC/SEED-Bench", "SEED-Bench-image/"),
@@ -97,6 +104,7 @@ PICTURE_SETS: dict[str, Facts] = {
     "science_qa_img": _pictures(
         4241,
         2017,
+        "test in github.com/modelscope/evalscope, docs/en/benchmarks/science_qa.md",
         "scienceqa",
         (
             "problems.json, pid_splits.json, images of the test part",
@@ -104,10 +112,10 @@ PICTURE_SETS: dict[str, Facts] = {
             "",
         ),
     ),
-    "mmbench": _mmbench(4377, "mmbench_dev_20230712.tsv"),
-    "mmbench_all_rounds": _mmbench(None, "mmbench_dev_20230712.tsv"),
-    "mmbench_en": _mmbench(4329, "mmbench_dev_en_20231003.tsv"),
-    "mmbench_cn": _mmbench(4329, "mmbench_dev_cn_20231003.tsv"),
+    "mmbench": _mmbench("mmbench_dev_20230712.tsv"),
+    "mmbench_all_rounds": _mmbench("mmbench_dev_20230712.tsv"),
+    "mmbench_en": _mmbench("mmbench_dev_en_20231003.tsv", *_MMBENCH_OF_OCTOBER),
+    "mmbench_cn": _mmbench("mmbench_dev_cn_20231003.tsv", *_MMBENCH_OF_OCTOBER),
     "llava_bench": Facts(
         60,
         24,
@@ -119,18 +127,18 @@ PICTURE_SETS: dict[str, Facts] = {
             ),
         ),
         medium="pictures",
-        counted=True,
+        counted="the card of liuhaotian/llava-bench-in-the-wild",
     ),
     "mm_vet": _pictures(
         218,
         200,
+        "github.com/yuweihao/MM-Vet, README.md",
         "mm-vet",
         (
             "mm-vet.zip: mm-vet.json, images",
             "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
             "",
         ),
-        counted=True,
     ),
 }
 """Name of a benchmark -> its facts."""

@@ -28,10 +28,10 @@ class Facts:
 
     Args:
         items: number of questions; None: not known, or as the user makes it.
-        media: number of videos or pictures.
+        media: number of videos or pictures; None: likewise.
         downloads: what must be there.
         medium: what is asked about.
-        counted: numbers were counted in the files; otherwise they are those of papers and may be a little off.
+        counted: which files the numbers were counted in, or which card of the set states them; no number without it.
         answers_hidden: only a server knows the reference answers.
     """
 
@@ -39,15 +39,18 @@ class Facts:
     media: int | None
     downloads: tuple[Download, ...]
     medium: str = "videos"
-    counted: bool = False
+    counted: str = ""
     answers_hidden: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.items is not None or self.media is not None) != bool(self.counted):
+            raise ValueError(f"{self.items} questions, {self.media} {self.medium}: numbers and ``counted`` go together")
 
     @property
     def size(self) -> str:
         """Numbers of questions and media in words."""
-        about = "" if self.counted else "~"
-        items = "? questions" if self.items is None else f"{about}{self.items} questions"
-        return f"{items}, {'?' if self.media is None else f'{about}{self.media}'} {self.medium}"
+        items, media = ("?" if number is None else number for number in (self.items, self.media))
+        return f"{items} questions, {media} {self.medium}"
 
     def record(self) -> dict[str, Any]:
         """Returns the facts as JSON values."""

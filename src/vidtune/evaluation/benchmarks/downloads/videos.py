@@ -7,7 +7,10 @@ _EVAL = "github.com/PKU-YuanGroup/Video-LLaVA, TRAIN_AND_VALIDATE.md"
 _CHATGPT = "github.com/mbzuai-oryx/Video-ChatGPT, quantitative_evaluation/README.md"
 
 
-def _zero_shot(name: str, items: int | None, media: int | None, videos: str, counted: bool = False) -> Facts:
+_FORK = "annotation files of github.com/OpenGVLab/VideoChat-Flash at 2f8e2f57, lmms-eval_videochat"
+
+
+def _zero_shot(name: str, items: int | None, media: int | None, videos: str, counted: str = "") -> Facts:
     place = f"GPT_Zero_Shot_QA/{name}"
     files = Download("test_q.json, test_a.json", _EVAL, f"{place}/")
     return Facts(items, media, (files, Download(f"{name}: videos", _EVAL, f"{place}/{videos}/")), counted=counted)
@@ -22,13 +25,13 @@ def _longvale(items: int) -> Facts:
             Download("videos, by their YouTube ids", f"{_HUB}/ttgeng233/LongVALE", "videos/"),
             Download("or features_eval, instead of videos", f"{_HUB}/ttgeng233/LongVALE", "--features STREAM=DIR"),
         ),
-        counted=True,
+        counted="1171 videos with 13867 events in README.md of github.com/ttgeng233/LongVALE at 2eb88ce3",
     )
 
 
-def _on_hub(items: int | None, media: int | None, repository: str, *places: tuple[str, str]) -> Facts:
+def _on_hub(items: int, media: int, repository: str, *places: tuple[str, str]) -> Facts:
     url = f"{_HUB}/{repository}"
-    return Facts(items, media, tuple(Download(what, url, place) for what, place in places), counted=items is not None)
+    return Facts(items, media, tuple(Download(what, url, place) for what, place in places), counted=_FORK)
 
 
 def _world(what: str, place: str) -> Facts:
@@ -42,12 +45,13 @@ _HAYSTACK = Facts(
     medium="pictures in one video",
 )
 _VIDEO_CHATGPT = Facts(
-    6986,
+    None,
     500,
     (
         Download("Benchmarking_QA.zip", _CHATGPT, "Video_5_Benchmark/Benchmarking_QA/"),
         Download("Test_Videos.zip", _CHATGPT, "Video_5_Benchmark/Test_Videos/"),
     ),
+    counted="github.com/mbzuai-oryx/Video-ChatGPT, quantitative_evaluation/README.md",
 )
 _VIDEO_MME = _on_hub(
     2700, 900, "lmms-lab/Video-MME", ("table as videomme.jsonl", "Video-MME/"), ("videos", "Video-MME/data/")
@@ -65,16 +69,15 @@ _CHARADES = Facts(
         ),
         Download("Charades_v1_480.zip", "https://prior.allenai.org/projects/charades", "Charades/Charades_v1_480/"),
     ),
-    counted=True,
+    counted=_FORK,
 )
 VIDEO_SETS: dict[str, Facts] = {
-    # Questions and videos of the test splits as published; the cards of MMInstruction/M3IT count 13157 questions about
-    # 504 videos, and 72820 about 2990.
-    "msvd_qa": _zero_shot("MSVD_Zero_Shot_QA", 13157, 520, "videos"),
-    "msrvtt_qa": _zero_shot("MSRVTT_Zero_Shot_QA", 72821, 2990, "videos/all"),
+    "msvd_qa": _zero_shot("MSVD_Zero_Shot_QA", 13157, None, "videos", "test in the card of MMInstruction/M3IT"),
+    "msrvtt_qa": _zero_shot("MSRVTT_Zero_Shot_QA", 72820, 2990, "videos/all", "test in the card of MMInstruction/M3IT"),
     "tgif_qa": _zero_shot("TGIF_Zero_Shot_QA", None, None, "mp4"),
-    # Questions as the card of lmms-lab/ActivityNetQA counts them, ten for each of the 800 videos of the test split.
-    "activitynet_qa": _zero_shot("Activitynet_Zero_Shot_QA", 8000, 800, "all_test", counted=True),
+    "activitynet_qa": _zero_shot(
+        "Activitynet_Zero_Shot_QA", 8000, 800, "all_test", "test in github.com/MILVLG/activitynet-qa, dataset/README.md"
+    ),
     "longvale": _longvale(28905),
     "longvale_captioning": _longvale(1171),
     "longvale_grounding": _longvale(13867),
@@ -104,7 +107,7 @@ VIDEO_SETS: dict[str, Facts] = {
         ("videos of YouTube, by their key", "LVBench/videos/"),
     ),
     "perception_test": Facts(
-        19140,  # as the card of lmms-lab/PerceptionTest_Val counts them
+        19140,
         None,
         (
             Download(
@@ -114,10 +117,10 @@ VIDEO_SETS: dict[str, Facts] = {
             ),
             Download("videos, valid", "github.com/google-deepmind/perception_test", "PerceptionTest/videos/"),
         ),
-        counted=True,
+        counted="the card of lmms-lab/PerceptionTest_Val",
     ),
     "video_mme": _VIDEO_MME,
-    "video_mme_subtitles": Facts(2700, 900, (*_VIDEO_MME.downloads, _SUBTITLES), counted=True),
+    "video_mme_subtitles": Facts(2700, 900, (*_VIDEO_MME.downloads, _SUBTITLES), counted=_FORK),
     **dict.fromkeys(
         ("longvideobench", "longvideobench_interleaved"),
         _on_hub(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HARNESS = "harness"
 """Protocol rule that names a harness; its name stands for all rules of it."""
+VIDEO = "video"
+"""Stream of which a model that is shown frames gets only some."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Task:
         frames: rules of `models.frames.FrameRule`, for models that are shown frames.
         record: name of the benchmark that has these rules already, with the harness's own files and scoring; empty:
             there is none.
+        sets_tokens: the number of new tokens is the task's; else a wrapper that has one of its own takes that.
         note: what is not reproduced; empty: nothing is known.
     """
 
@@ -36,6 +39,7 @@ class Task:
     rules: Mapping[str, Any] = field(default_factory=dict)
     frames: Mapping[str, Any] = field(default_factory=dict)
     record: str = ""
+    sets_tokens: bool = True
     note: str = ""
 
 
@@ -46,11 +50,15 @@ class Wrapper:
     Args:
         source: see `Task`.
         streams: stream -> changes to the protocol; it cannot read media of other streams.
+        tokens: number of new tokens where a task sets none; None: that of the task's rules.
+        unlike: stream -> why what it gives a model cannot be given here.
         note: what it does besides; empty: nothing is known.
     """
 
     source: str
-    streams: Mapping[str, Mapping[str, Any]]
+    streams: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokens: int | None = None
+    unlike: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -78,33 +86,50 @@ class Harness:
             )
         return self.tasks[name]
 
-    def rules(self, benchmark: "Benchmark", kind: str | None, framed: bool) -> dict[str, Any]:
+    def rules(self, benchmark: "Benchmark", kind: str | None, framed: bool, named: Mapping[str, Any]) -> dict[str, Any]:
         """Returns what it changes in the protocol of a benchmark, with the names of its sources.
 
         Args:
             kind: system, or kind of model; None: not known.
             framed: the model is shown frames (`models.frames.FrameRule`).
+            named: rules that the user names beside the harness.
 
         Raises:
-            UserError: it does not ask this benchmark, or cannot ask this kind of model about such media.
+            UserError: it does not ask this benchmark, cannot ask this kind of model about such media, or gives it
+                frames that are not known or cannot be given here, and the user names none.
         """
         task, wrapper = self.task(benchmark), self.wrappers.get(kind or "")
+        stream = benchmark.protocol(prompt_format="").stream
         sources = {"name": self.name, "version": self.version, "task": task.source}
         notes = [task.note, "" if wrapper is None else wrapper.note]
         found = dict(task.rules)
         if framed and task.frames:
             found = merged(found, {"preprocessing": task.frames})
-        if wrapper is not None:
-            stream = benchmark.protocol(prompt_format="").stream
+        if framed and (why := self._unlike(task, wrapper, kind, stream)):
+            if stream != VIDEO or "num_frames" not in named.get("preprocessing", {}):
+                frames = "name its frames, as --protocol preprocessing.num_frames=32, or " if stream == VIDEO else ""
+                raise UserError(f"{benchmark.name}: {self.name}: {why}; {frames}ask it without the harness")
+            notes.append(f"{why}; the frames are those that the command names")
+        elif wrapper is not None:
             if stream not in wrapper.streams:
                 raise UserError(
                     f"{benchmark.name}: {self.name} hands {kind} no {stream} ({wrapper.source}); it never asks it this"
                 )
             found = merged(found, wrapper.streams[stream])
+            if wrapper.tokens is not None and not task.sets_tokens:
+                found = merged(found, {"generation": {"max_new_tokens": wrapper.tokens}})
+        if wrapper is not None:
             sources["model"] = wrapper.source
         if any(notes):
             sources["note"] = "; ".join(note for note in notes if note)
         return {**found, HARNESS: sources}
+
+    def _unlike(self, task: Task, wrapper: Wrapper | None, kind: str | None, stream: str) -> str:
+        """Why what it gives a model that is shown frames cannot be given here; empty: it can."""
+        if wrapper is not None:
+            return f"{wrapper.unlike[stream]} ({wrapper.source})" if stream in wrapper.unlike else ""
+        known = stream != VIDEO or bool(task.frames)
+        return "" if known else f"which frames it gives {kind or 'such a model'} is not known here"
 
 
 def without_harness(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,8 +41,9 @@ def protocol_changes(
     Raises:
         UserError: no such harness, or see `Harness.rules`.
     """
-    found: list[tuple[str, Mapping[str, Any]]] = [("protocol overrides", without_harness(overrides or {}))]
+    named = without_harness(overrides or {})
+    found: list[tuple[str, Mapping[str, Any]]] = [("protocol overrides", named)]
     if overrides and HARNESS in overrides:
         harness = known_harness(overrides[HARNESS], HARNESSES)
-        found.insert(0, (f"harness {harness.name}", harness.rules(benchmark, kind, framed)))
+        found.insert(0, (f"harness {harness.name}", harness.rules(benchmark, kind, framed, named)))
     return found

@@ -21,6 +21,12 @@ def _greedy(tokens: int) -> dict[str, Any]:
     return {"max_new_tokens": tokens, "do_sample": False}
 
 
+def _by_qwen_vl_utils(frames: int, given: str) -> dict[str, Any]:
+    """Rules of frames: an even number of at most so many, no more than the clip has, as qwen_vl_utils takes them."""
+    count = {"num_frames": frames, "min_frames": 2, "multiple_of": 2}
+    return {"given": given, **count, "sampling": "linspace_rounded"}
+
+
 LMMS_EVAL = Harness(
     name="lmms-eval",
     version="0.7.2",
@@ -60,7 +66,8 @@ LMMS_EVAL = Harness(
         "textvqa": Task(
             source=f"{_TASKS}/textvqa/utils.py@03b2f7cb, {_TASKS}/textvqa/_default_template_textvqa_yaml@2eeb7189",
             rules={"wording": f"{{bare_capitalized}}\n{SHORT_ANSWER}", "generation": _greedy(1024)},
-            note="the task sets no number of tokens; 1024 is what its wrappers take then",
+            sets_tokens=False,
+            note="the task sets no number of tokens; 1024 is what most of its wrappers take then",
         ),
         "mme": Task(
             source=f"{_TASKS}/mme/utils.py@306a8b48, {_TASKS}/mme/mme.yaml@08638149",
@@ -91,6 +98,40 @@ LMMS_EVAL = Harness(
             source=f"{_MODELS}/videochat_flash.py@1741440d",
             streams={"video": {"preprocessing": {"num_frames": 32, "min_frames": 32}}},
             note="computes in float16 (--dtype float16)",
+        ),
+        "transformers:qwen2_5_vl": Wrapper(
+            source="lmms_eval/models/chat/qwen2_5_vl.py of 0.7.2",
+            streams={"video": {"preprocessing": _by_qwen_vl_utils(32, "video")}, "image": {}},
+            tokens=128,
+            note="pictures and frames are resized there by qwen_vl_utils to between 200704 and 1605632 pixels, here by "
+            "the model's own processor; computes in bfloat16 (--dtype bfloat16)",
+        ),
+        "transformers:llava_onevision": Wrapper(
+            source="lmms_eval/models/chat/llava_hf.py of 0.7.2",
+            streams={"image": {}},
+            unlike={
+                "video": "it hands the processor of LLaVA-OneVision a whole video; with --force_simple, 32 frames and "
+                "the conversation of Vicuna"
+            },
+        ),
+        "transformers:smolvlm": Wrapper(
+            source="lmms_eval/models/chat/huggingface.py of 0.7.2",
+            streams={"image": {}},
+            tokens=4096,
+            unlike={"video": "it leaves the frames to the processor of SmolVLM, which reads the file itself"},
+            note="computes in bfloat16 (--dtype bfloat16)",
+        ),
+        "transformers:video_llava": Wrapper(
+            source=f"{_MODELS}/video_llava.py@5730356a",
+            unlike={
+                "video": "it writes the conversation of Video-LLaVA itself and fills short clips up; leave "
+                "--transformers out, then this is done"
+            },
+        ),
+        "endpoint": Wrapper(
+            source="lmms_eval/models/chat/openai.py of 0.7.2",
+            streams={"video": {"preprocessing": _by_qwen_vl_utils(10, "images")}, "image": {}},
+            note="pictures are sent there as PNG, and frames are resized by qwen_vl_utils",
         ),
     },
 )

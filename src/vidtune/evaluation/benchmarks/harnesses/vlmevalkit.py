@@ -19,6 +19,11 @@ _FRAMES = (
     "video. Respond with only the letter (A, B, C, or D) of the correct option.\n"
 )
 
+_TEXT_AROUND = (
+    "a video stands there between two texts of the question: 8 frames, rounded places of equal distance, and the first "
+    "sentence before them"
+)
+
 VLMEVALKIT = Harness(
     name="vlmevalkit",
     version="commits named by the sources",
@@ -41,7 +46,8 @@ VLMEVALKIT = Harness(
                 }
             },
             frames={"num_frames": 8, "sampling": "even_steps"},
-            note="models that are shown frames get them there cut to 224 pixels",
+            note="models that are shown frames get them there cut to 224 pixels, behind the first sentence of the "
+            "question",
         ),
         "video_mme": Task(
             source=f"{_DATA}/videomme.py@00fff545, {_DATA}/video_dataset_config.py@00fff545 (Video-MME_8frame)",
@@ -85,6 +91,26 @@ VLMEVALKIT = Harness(
                 }
             },
             note="samples without a seed and computes in float16 (--dtype float16)",
+        ),
+        "transformers:qwen2_5_vl": Wrapper(
+            source="vlmeval/vlm/qwen2_vl/model.py@002f7b78 (Qwen2VLChat)",
+            streams={"image": {"generation": {"max_new_tokens": 2048, "do_sample": False}}},
+            unlike={"video": _TEXT_AROUND},
+            note="pictures have there at least 1003520 and at most 12845056 pixels",
+        ),
+        "transformers:llava_onevision": Wrapper(
+            source="vlmeval/vlm/llava/llava.py@d2381ea2 (LLaVA_OneVision_HF)",
+            streams={"image": {}},
+            unlike={"video": "it writes the seconds of the frames into the question, and the video behind it"},
+            note="writes the tag of a picture itself and computes in float16 (--dtype float16)",
+        ),
+        "transformers:smolvlm": Wrapper(
+            source="vlmeval/vlm/smolvlm.py (SmolVLM2)",
+            unlike=dict.fromkeys(("video", "image"), "it has prompts of its own for SmolVLM and each task"),
+        ),
+        "transformers:video_llava": Wrapper(
+            source="vlmeval/vlm/video_llm/video_llava.py@052f58b8 (VideoLLaVA)",
+            unlike={"video": "it asks the official code of Video-LLaVA; leave --transformers out, then this is done"},
         ),
     },
 )

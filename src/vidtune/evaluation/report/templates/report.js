@@ -51,6 +51,9 @@ class Browser {
     const states = new Set(this.samples.flatMap(sample => sample.r.map(reply => reply.s)));
     for (const state of ["right", "wrong", "unclear", "judged", "measured", "unjudged", "error", "absent"])
       if (states.has(state)) this.form.elements.verdict.append(new Option(NAMES[state] || state, state));
+    const unusual = new Set(this.samples.flatMap(sample => sample.r.flatMap(reply => reply.u || [])));
+    for (const what of [...unusual].sort()) this.form.elements.unusual.append(new Option(what, what));
+    this.form.elements.unusual.closest("label").hidden = !unusual.size;
     if (!this.samples.some(sample => sample.r.some(reply => reply.x || "n" in reply)))
       this.form.elements.order.querySelector('[value="value"]').remove();
     const phone = matchMedia("(max-width: 46rem)").matches;
@@ -93,7 +96,7 @@ class Browser {
   remember() {
     const state = new URLSearchParams(location.hash.slice(1));
     const prefix = this.number === "1" ? "" : `${this.number}.`;
-    for (const name of ["text", "run", "verdict", "type", "between", "order", "words"]) {
+    for (const name of ["text", "run", "verdict", "unusual", "type", "between", "order", "words"]) {
       const value = this.value(name);
       if (value && !(name === "run" && value === "0")) state.set(prefix + name, value);
       else state.delete(prefix + name);
@@ -120,9 +123,11 @@ class Browser {
 
   apply(remember = true) {
     const run = Number(this.value("run")) || 0, verdict = this.value("verdict"), between = this.value("between");
+    const unusual = this.value("unusual");
     const type = this.value("type"), kind = type ? this.kinds.indexOf(type) : null;
     const text = this.value("text").trim().toLowerCase();
     this.shown = this.samples.filter(sample => (!verdict || sample.r[run].s === verdict)
+      && (!unusual || (sample.r[run].u || []).includes(unusual))
       && (kind === null || sample.k === kind)
       && (!between || this.differs(sample, between))
       && (!text || this.text(sample).includes(text)));
@@ -208,6 +213,7 @@ class Browser {
       said.append(text ? this.answer(sample, text, run, asked) : make("small", "", "(empty answer)"));
     }
     if (reply.more) said.append(make("small", "", `and ${reply.more.toLocaleString("en")} more characters, in the files of the run`));
+    if (reply.u) said.append(make("small", "", reply.u.join(", ")));
     if (reply.e) said.append(make("small", "text", reply.e));
     row.append(who, badges, said);
     return row;
