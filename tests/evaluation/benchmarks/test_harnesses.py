@@ -123,6 +123,9 @@ def test_frames_that_cannot_be_those_of_the_harness_are_refused_unless_they_are_
     protocol, rule = shown(name, kind, "mvbench", preprocessing={"num_frames": 12})
     assert rule.num_frames == 12 and reason in protocol.harness["note"]
     assert "those that the command names" in protocol.harness["note"]
+    assert shown(name, kind, "mvbench", reading={"frames": 12})[0].reading.frames == 12
+    with pytest.raises(UserError, match=reason):
+        shown(name, kind, "mvbench", preprocessing={"max_side": 64})
 
 
 def test_a_wrapper_with_prompts_of_its_own_is_refused_for_pictures_too():

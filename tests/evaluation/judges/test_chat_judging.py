@@ -196,7 +196,8 @@ def test_two_judges_of_one_run_are_compared(run_of_12, capsys):
     card = text[text.index("Two judges of the same answers") : text.index("</section>")]
     assert f"<code>{names[0]}</code>, <code>{names[1]}</code>" in card and "11 <small>of 12</small>" in card
     assert f"{kappa['value']:.2f} [{kappa['low']:.2f}, {kappa['high']:.2f}]" in card
-    assert "2 answers of" in card and "<code>clip0_4</code>" in card and "wrong, 4 points" in card
+    assert "2 answers with another verdict or other points" in card
+    assert "<code>clip0_4</code>" in card and "wrong, 4 points" in card
 
 
 def test_a_judge_is_found_without_the_hash_in_its_name(run_of_12, capsys):

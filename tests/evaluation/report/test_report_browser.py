@@ -49,6 +49,7 @@ def page(tmp_path_factory):
     data = write_set(folder / "set", entries, types=types)
     write_video(data / "videos" / "clip0.mp4", (20, 60, 160))
     said = {f"question {n}?": "nothing" for n in range(0, COUNT, 9)} | {EVIL: EVIL, "question 2?": LONG}
+    said["question 18?"] = ""
     name = "run-with-a-long-name-" * 4
     runs = [
         stub_run(data, folder / f"{name}{number}", StubEngine(said if number else {}), protocol).run_dir
@@ -99,6 +100,8 @@ def test_nothing_foreign_runs_and_nothing_is_loaded(page, chromium):
         ("#between=miss1", 10),
         ("#type=count&text=QUESTION%201", 4),
         ("#type=no-such-type", COUNT),
+        ("#unusual=empty%20answer&run=1", 1),
+        ("#unusual=empty%20answer", 0),
     ],
 )
 def test_filters_come_from_the_address(page, chromium, state, count):

@@ -127,12 +127,12 @@ PICTURE_SETS: dict[str, Facts] = {
             ),
         ),
         medium="pictures",
-        counted="the card of liuhaotian/llava-bench-in-the-wild",
+        counted="arXiv:2304.08485; 60 also in the card of lmms-lab/llava-bench-in-the-wild",
     ),
     "mm_vet": _pictures(
         218,
         200,
-        "github.com/yuweihao/MM-Vet, README.md",
+        "arXiv:2308.02490",
         "mm-vet",
         (
             "mm-vet.zip: mm-vet.json, images",

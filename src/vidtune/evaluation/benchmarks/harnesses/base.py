@@ -106,7 +106,7 @@ class Harness:
         if framed and task.frames:
             found = merged(found, {"preprocessing": task.frames})
         if framed and (why := self._unlike(task, wrapper, kind, stream)):
-            if stream != VIDEO or "num_frames" not in named.get("preprocessing", {}):
+            if stream != VIDEO or not _names_frames(named):
                 frames = "name its frames, as --protocol preprocessing.num_frames=32, or " if stream == VIDEO else ""
                 raise UserError(f"{benchmark.name}: {self.name}: {why}; {frames}ask it without the harness")
             notes.append(f"{why}; the frames are those that the command names")
@@ -130,6 +130,12 @@ class Harness:
             return f"{wrapper.unlike[stream]} ({wrapper.source})" if stream in wrapper.unlike else ""
         known = stream != VIDEO or bool(task.frames)
         return "" if known else f"which frames it gives {kind or 'such a model'} is not known here"
+
+
+def _names_frames(rules: Mapping[str, Any]) -> bool:
+    """Whether changes to a protocol say how many frames are read."""
+    frames = rules.get("preprocessing")
+    return bool(rules.get("reading")) or (isinstance(frames, Mapping) and "num_frames" in frames)
 
 
 def without_harness(overrides: Mapping[str, Any]) -> dict[str, Any]:
