@@ -11,6 +11,7 @@ from qa_sets import quiet_predict, write_video
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.check import facts_of, state_of_test_set
+from vidtune.evaluation.benchmarks.downloads.records import Facts
 from vidtune.evaluation.benchmarks.images.seed_bench import middle_frame
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_log import import_log
@@ -23,11 +24,14 @@ ASKED = "What colour?\nReference OCR token: A\n" + SHORT
 
 
 def scored(name, data, folder, replies):
-    """The score of a run whose question at each place is answered by the table."""
+    """The score of a run whose question at each place is answered by the table; it can be printed."""
     benchmark = BENCHMARKS[name]
     questions = benchmark.load(data).with_similar_files()
     quiet_predict(Chooser(replies), questions, benchmark.protocol(prompt_format="v1"), folder)
-    return score_run(folder, progress=False)
+    score = score_run(folder, progress=False)
+    printed = str(score)
+    assert all(group.type in printed for group in score.groups)
+    return score
 
 
 def values(score, name, type=None):
@@ -197,11 +201,14 @@ def test_every_benchmark_says_what_must_be_downloaded_and_where_it_goes(capsys):
     place = next(place for place, line in enumerate(lines) if line.startswith("pope "))
     assert "  8910 questions, 500 pictures  " in lines[place] and lines[place].endswith("scored by metrics")
     assert (
-        lines[place + 4] == "  get     COCO val2014 (http://images.cocodataset.org/zips/val2014.zip) -> pope/val2014/"
+        lines[place + 5] == "  get     COCO val2014 (http://images.cocodataset.org/zips/val2014.zip) -> pope/val2014/"
     )
     place = next(place for place, line in enumerate(lines) if line.startswith("mvbench_lmms_eval "))
-    assert lines[place + 2] == "  get     the files of mvbench" and not lines[place + 3].startswith(" ")
+    assert lines[place + 2].startswith("  counted annotation files of ")
+    assert lines[place + 3] == "  get     the files of mvbench" and not lines[place + 4].startswith(" ")
     assert vidtune(["benchmarks", "--json"]) == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert listed["mvbench_lmms_eval"]["facts"] == listed["mvbench"]["facts"]
     assert listed["vizwiz"]["scored_by"] == "a server"
+    with pytest.raises(ValueError, match="numbers and ``counted`` go together"):
+        Facts(520, None, ())

@@ -17,8 +17,8 @@ def score_lines(score: "Score") -> Iterator[str]:
     if score.overall is not None:
         yield from _overall_lines(score.overall) if says_yes(score) else _task_lines(score, score.overall)
     for group in score.groups:
-        alone = score.overall is None or not (says_yes(score) or (score.measured and len(group.values) == 1))
-        yield from _task_lines(score, group) if alone else _type_lines(group)
+        brief = says_yes(score) or (score.measured and [value.name for value in group.values] == ["accuracy"])
+        yield from _type_lines(group) if brief and score.overall is not None else _task_lines(score, group)
     if score.overall is not None and score.overall.reason:
         name = next(value.name for value in score.overall.values if value.reason)
         yield f"  no {name}: {score.overall.reason}"
