@@ -82,7 +82,7 @@ def test_a_tracker_is_given_the_run_and_flat_numbers(own, tmp_path):
     assert notebook.seen[2] == {"loss": 0.5, "gradient_norm/total": 2.0, "gradient_norm/connectors.image": 3.0}
     assert notebook.closed
     assert (notebook.run.project, notebook.run.name) == ("a_house", "mine/one")
-    assert notebook.run.config["stages"][0]["train"] == {"connectors": {"learning_rate": 1e-3}}
+    assert notebook.run.config["stages"][0]["train"]["connectors"]["learning_rate"] == 1e-3
 
 
 def test_a_resumed_run_keeps_its_id_and_is_not_told_twice(own, tmp_path):
