@@ -382,6 +382,14 @@ def test_an_odd_value_of_a_saved_processor_is_named_with_its_key(places, edited)
     assert "processor_config.json: streams: " in refused(edited("native", "processor_config.json", streams=5))
 
 
+def test_an_added_token_of_another_type_is_named_with_its_file(places, edited):
+    tokens = json.loads((places["native"] / "tokenizer.json").read_text())["added_tokens"]
+    tokens[0] = {**tokens[0], "content": {"</s>": "</s>"}}
+    assert "tokenizer.json: cannot be read (TypeError" in refused(
+        edited("native", "tokenizer.json", added_tokens=tokens)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)
 def test_tensors_that_are_no_weights_are_refused(dtype, edited):
     for name, key in (("native", "language_model.model.norm.weight"), ("official", "model.norm.weight")):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from types import ModuleType
@@ -96,10 +97,27 @@ def test_ctrl_c_is_one_line_also_where_a_library_hides_it(
     assert (code, out, err) == (130, "", "interrupted; the same command goes on where it stopped\n")
 
 
+class EarlyTimer(threading.Timer):
+    """A timer that is over, once, while it is being started, as on a machine that gives the main thread no time."""
+
+    early = False
+
+    def start(self) -> None:
+        if EarlyTimer.early:
+            EarlyTimer.early = False
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        super().start()
+
+
 @pytest.mark.usefixtures("can_be_interrupted")
+@pytest.mark.parametrize("early", [False, True])
 def test_ctrl_c_where_python_cannot_raise_it_comes_again(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, early: bool
 ):
+    monkeypatch.setattr(threading, "Timer", EarlyTimer)
+    monkeypatch.setattr(EarlyTimer, "early", early)
+
     class Destructed:
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGINT)

@@ -13,6 +13,7 @@ from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, in_plain_words
 from vidtune.checkpoints.source import Source
 from vidtune.errors import RecipeError, UserError, errors_of
+from vidtune.foreign.files import reading
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
@@ -86,7 +87,8 @@ def _published_preprocessing(source: Source, config: VideoLMConfig) -> dict[str,
 
 def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
     """The processor in a folder of ours. Raises UserError where its files, or those of its tokenizer, are broken."""
-    _require_known_ends(files)
+    with reading(files.path / TOKENIZER):
+        _require_known_ends(files)
     try:
         processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
             files.path, config=VideoLMConfig.from_dict(files.config), trust_remote_code=False

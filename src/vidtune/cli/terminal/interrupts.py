@@ -40,7 +40,12 @@ class Interrupts:
 
     def _again(self, lost: Any) -> None:
         """Send the signal again, a little later, where Python could not raise it, as in a callback of a destructor."""
-        if issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(0.02, _thread.interrupt_main).start()
-        else:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
             self._unraisable(lost)
+            return
+        while True:
+            try:
+                threading.Timer(0.02, _thread.interrupt_main).start()
+                return
+            except KeyboardInterrupt:  # the signal came before the timer had begun, and would be lost here too
+                continue
