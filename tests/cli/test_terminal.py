@@ -157,9 +157,10 @@ module.main()
     assert (ended.returncode, len(ended.stderr.splitlines())) == (130, 1), ended.stderr
 
 
-def test_a_command_that_has_ended_leaves_at_once_when_all_that_waits_for_its_end_is_done(tmp_path):
-    program = """
-import atexit, threading, vidtune.cli.main
+@pytest.mark.parametrize(("hook", "last"), [("pass", "left"), ("atexit.register(print, 'hook')", "hook")])
+def test_a_command_that_has_ended_leaves_at_once_when_all_that_waits_for_its_end_is_done(hook, last, tmp_path):
+    program = f"""
+import atexit, os, threading, vidtune.cli.main
 from vidtune import __main__ as module
 
 class Late(threading.Thread):
@@ -173,13 +174,19 @@ def run(_):
     print("no line end", end=" ")
     return 3
 
-atexit.register(print, "what Python does afterwards")
+def left(code, leave=os._exit):
+    print("left", flush=True)
+    leave(code)
+
+os._exit = left
 vidtune.cli.main.run = run
-module.main()
+atexit._clear()  # as when the process began
+{hook}
+module.program()
 """
     (tmp_path / "program.py").write_text(program)
     ended = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "no line end thread\nregistered\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, f"no line end thread\nregistered\n{last}\n", "")
 
 
 def test_ctrl_c_while_the_modules_are_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -191,3 +198,19 @@ def test_ctrl_c_while_the_modules_are_loaded(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit) as left:
         module.main()
     assert (left.value.code, capsys.readouterr().err) == (130, "interrupted before it began\n")
+
+
+def test_an_error_after_a_command_in_the_same_process_is_no_success(tmp_path):
+    program = """
+from vidtune import __main__ as module
+import vidtune.cli.main
+vidtune.cli.main.run = lambda _: 0
+try:
+    module.main()
+except SystemExit:
+    pass
+raise RuntimeError("later")
+"""
+    (tmp_path / "program.py").write_text(program)
+    ended = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "later" in ended.stderr

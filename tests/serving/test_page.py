@@ -113,6 +113,19 @@ def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
     assert chromium("document.querySelector('#question').value") == ""
 
 
+def test_a_conversation_that_is_read_late_is_kept_with_what_came_meanwhile(chromium):
+    found = chromium("""(async () => {
+      await kept.write({ ...talk, turns: [{ role: "user", text: "What moved?", media: [] }] });
+      const old = await kept.read();
+      byId("question").value = talk.draft = "And now?";
+      await save();
+      restore(old);
+      const stored = await kept.read();
+      return [...stored.turns.map(one => one.text), stored.draft];
+    })()""")
+    assert found == ["What moved?", "And now?"] and log(chromium) == ["What moved?"]
+
+
 @pytest.mark.whole
 def test_a_file_that_the_server_let_go_is_sent_anew(chromium, served):
     upload(chromium, served.clip)

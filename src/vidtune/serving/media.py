@@ -73,7 +73,8 @@ class MediaIntake:
     async def let_old_go(self) -> None:
         """Let files that clients brought go when their time is over, also while nobody asks; until it is cancelled."""
         while True:
-            await asyncio.sleep(min(self.files.let_old_go(), self._uploads.let_old_go()))
+            wait = await asyncio.to_thread(self._uploads.let_old_go)  # which waits while a file is written
+            await asyncio.sleep(min(self.files.let_old_go(), wait))
 
     async def take(self, asked: AskedMedium) -> TakenMedium:
         """Returns a medium. Raises ApiProblem if it is not allowed or not there."""

@@ -55,8 +55,8 @@ def show_error(error: UserError) -> None:
 
 
 def show_line(text: object, *, err: bool = False) -> None:
-    """Print one line, whatever the text quotes."""
-    print(one_line(str(text)), file=sys.stderr if err else sys.stdout)
+    """Print one line, at once also into a pipe, whatever the text quotes."""
+    print(one_line(str(text)), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def warn(text: object) -> None:
