@@ -67,6 +67,21 @@ def test_annotations_are_in_the_official_format(world):
         )
 
 
+def test_of_each_clip_with_several_shapes_the_order_is_asked_once_in_either_file(world):
+    truth = json.loads((world / "truth.json").read_text())["train"]
+    told = {}
+    for file in ("questions", "order"):
+        for sample in json.loads((world / f"ft_json/{file}.json").read_text()):
+            (question, reply) = (turn["value"] for turn in sample["conversations"])
+            if "appears" in question:
+                told.setdefault(sample["id"][:11], {})[question.split()[-1]] = reply
+    assert told == {
+        clip: {"first?": f"the {shapes[0]} appears first.", "last?": f"the {shapes[-1]} appears last."}
+        for clip, facts in truth.items()
+        if len(shapes := [actor["shape"] for actor in facts["actors"]]) > 1
+    }
+
+
 def test_the_test_set_is_in_the_official_layout(world):
     questions = json.loads((world / TEST_SET / "test_q.json").read_text())
     answers = json.loads((world / TEST_SET / "test_a.json").read_text())

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
-from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
+from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, ask_order, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
 
@@ -83,6 +83,7 @@ def build_world(
     annotations = {
         "pt_json/captions.json": list(_captions(spec)),
         "ft_json/questions.json": list(_conversations(spec)),
+        "ft_json/order.json": list(_further_order(spec)),
     }
     for split, folder in TEST_SETS.items():
         asked = list(_test_set(spec, split))
@@ -138,6 +139,16 @@ def _conversations(spec: WorldSpec) -> Iterator[Json]:
             yield conversation(f"{name}_{number}", [_turn(question)], image=f"images/{name}.png")
     for i in range(spec.texts):
         yield conversation(file_name("text", i), [_text_turn(_dice(spec, "text", i))])
+
+
+def _further_order(spec: WorldSpec) -> Iterator[Json]:
+    """Of each clip the question about the order that `_conversations` does not ask: this kind is asked the least."""
+    for i in range(spec.videos):
+        name, scene = file_name("train", i), spec.scene("train", i)
+        asked = ask(scene, _dice(spec, "train", i))
+        for question in ask_order(scene):
+            if question not in asked:
+                yield conversation(f"{name}_order", [_turn(question)], video=f"videos/{name}.mp4")
 
 
 def _test_set(spec: WorldSpec, split: str) -> Iterator[tuple[Json, Json]]:

@@ -50,12 +50,19 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
             questions.append(SceneQuestion(text, actor.colour, say_colour(actor), "colour"))
         else:
             questions.append(SceneQuestion(f"Which shape is {actor.colour}?", actor.shape, say_shape(actor), "shape"))
-    if len(scene.actors) > 1:
-        place, actor = rng.choice((("first", scene.actors[0]), ("last", scene.actors[-1])))
-        reply = f"the {actor.shape} appears {place}."
-        questions.append(SceneQuestion(f"Which shape appears {place}?", actor.shape, reply, "order"))
+    if of_order := ask_order(scene):
+        questions.append(rng.choice(of_order))
     rng.shuffle(questions)
     return questions
+
+
+def ask_order(scene: Scene) -> list[SceneQuestion]:
+    """Returns the questions which shape appears first and which one last; none about a single shape."""
+    ends = {"first": scene.actors[0], "last": scene.actors[-1]} if len(scene.actors) > 1 else {}
+    return [
+        SceneQuestion(f"Which shape appears {place}?", actor.shape, f"the {actor.shape} appears {place}.", "order")
+        for place, actor in ends.items()
+    ]
 
 
 def describe(scene: Scene, subject: str) -> str:
