@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 from fractions import Fraction
@@ -8,7 +9,7 @@ import pytest
 
 from vidtune.errors import UserError
 from vidtune.media.clip_times import ClipTimes
-from vidtune.media.preprocessing.frame_sampling import SamplingRule, clip_indices, frame_indices
+from vidtune.media.preprocessing.frame_sampling import FrameCount, SamplingRule, clip_indices, frame_indices
 from vidtune.registry import SAMPLING_RULES
 
 PARITY = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[2] / "parity" / "fixtures"))
@@ -29,6 +30,17 @@ def test_every_rule_gives_ascending_indices_within_the_clip(rule: str, num_frame
     assert indices == sorted(indices)
     assert indices[0] >= 0
     assert indices[-1] < num_frames
+
+
+@pytest.mark.parametrize("rule", sorted(name for name, rule in SAMPLING_RULES.items() if rule.number is not None))
+def test_a_number_that_depends_on_the_clip_is_within_its_bounds_and_one_of_those_announced(rule: str) -> None:
+    for total, most, least, multiple in itertools.product((1, 7, 11, 64), (1, 8, 9, 32), (1, 4, 9), (1, 2, 4)):
+        if least > most:
+            continue
+        wanted = FrameCount(most, least, multiple)
+        found = frame_indices(rule, total, wanted, 25.0)
+        assert len(found) in SAMPLING_RULES[rule].numbers(wanted), (total, wanted)
+        assert len(found) <= most, (total, wanted)
 
 
 def test_a_short_clip_repeats_frames() -> None:

@@ -29,7 +29,7 @@ class Placement:
 
     Raises:
         UserError: an unknown part or number of bits, several devices for towers, one device twice, bitsandbytes is not
-            installed, or it does not know a device.
+            installed, or it does not compute on a device.
     """
 
     device: str = "cpu"

@@ -149,9 +149,10 @@ def _linspace_rounded(num_frames_total: int, count: int, fps: float) -> np.ndarr
     return np.round(np.linspace(0, num_frames_total - 1, count, dtype=np.float32))
 
 
-def even_number(num_frames_total: int, fps: float, wanted: FrameCount) -> int:
-    """Return the wanted number, bounded by the frames of the clip and rounded down to a multiple, at least one."""
-    return max(wanted.multiple, min(wanted.most, num_frames_total) // wanted.multiple * wanted.multiple)
+def largest_multiple(num_frames_total: int, fps: float, wanted: FrameCount) -> int:
+    """Return the largest multiple that the clip has frames for, within the bounds."""
+    found = min(wanted.most, num_frames_total) // wanted.multiple * wanted.multiple
+    return min(wanted.most, max(wanted.least, wanted.multiple, found))
 
 
 def _linspace_float32(num_frames_total: int, count: int, fps: float) -> np.ndarray:
@@ -204,7 +205,7 @@ def _inner_steps(num_frames_total: int, count: int, fps: float) -> list[int]:
 
 LINSPACE = SamplingRule(_linspace)
 LINSPACE_FLOAT32 = SamplingRule(_linspace_float32)
-LINSPACE_ROUNDED = SamplingRule(_linspace_rounded, number=even_number)
+LINSPACE_ROUNDED = SamplingRule(_linspace_rounded, number=largest_multiple)
 ARANGE = SamplingRule(_arange)
 PER_SECOND = SamplingRule(per_second_indices, repeats=False, choose_by_times=per_second_by_times)
 SEGMENT_MIDDLES = SamplingRule(_segment_middles, repeats=False)
