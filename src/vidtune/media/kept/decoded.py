@@ -30,7 +30,7 @@ import torch
 from vidtune.machine.files import remove_leftovers, temporary_beside
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
-from vidtune.media.kept.place import ENDING, DecodedFolder
+from vidtune.media.kept.place import ENDING, DecodedFolder, beginning
 from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
 from vidtune.spelling import damaged
 
@@ -102,7 +102,7 @@ class Decoded:
             "versions": [av.__version__, PIL.__version__, torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-        return f"{content}-{digest[:16]}"
+        return f"{beginning(content)}{digest[:16]}"
 
     def find(self, key: str, path: str) -> Arrays | None:
         """Returns the arrays of an entry; None: there is none. One that is damaged is deleted, and said.

@@ -13,7 +13,7 @@ FOLDER, LIMIT = "VIDTUNE_DECODED", "VIDTUNE_DECODED_GB"
 """Environment variables: folder of the entries ("off": nothing is kept), and its largest size in GB."""
 DEFAULT_GB = 10.0
 ENDING = ".decoded"
-"""Ends the name of an entry, which begins with the identity of the media file and a hyphen."""
+"""Ends the name of the file of an entry."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,15 @@ class DecodedFolder:
     def holds(self, path: str) -> bool:
         """Whether there is an entry of this media file, of whatever settings."""
         content = MediaIdentities().of(path)
+        if content is None:
+            return False
         try:
             with os.scandir(self.folder) as entries:
-                return any(one.name.startswith(f"{content}-") and one.name.endswith(ENDING) for one in entries)
+                return any(one.name.startswith(beginning(content)) and one.name.endswith(ENDING) for one in entries)
         except OSError:
             return False
+
+
+def beginning(content: str) -> str:
+    """How the names of all entries of a media file begin, by the identity of its content."""
+    return f"{content}-"
