@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,42 @@ def test_code_in_a_file_of_weights_is_not_run(name: str, tmp_path: Path) -> None
         with pytest.raises(UserError, match=f"{name}: not a readable file of tensors") as caught:
             read_state(tmp_path / name)
         assert not (tmp_path / "made").exists() and "\n" not in str(caught.value)
+
+
+def small_llava(folder: Path) -> Path:
+    """The config of a model that transformers knows, small, and a file of weights that it does not take."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text = {"model_type": "llama", "vocab_size": 16, **sizes}
+    picture = {"model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, **sizes}
+    config = {"model_type": "llava", "text_config": text, "vision_config": picture}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"a": torch.ones(1)}, folder / "other.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "open_part",
+    [lambda path: PretrainedModel(path).model, lambda path: PretrainedModel(path).processor("images"), BertScore],
+    ids=["model", "processor", "encoder"],
+)
+def test_code_beside_a_model_of_transformers_is_not_run(
+    open_part: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_llava(tmp_path)
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
+    names = ("AutoConfig", "AutoModel", "AutoModelForMultimodalLM", "AutoProcessor", "AutoImageProcessor")
+    code = {"auto_map": {**dict.fromkeys(names, "code.Evil"), "AutoTokenizer": ["code.Evil", "code.Evil"]}}
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
+        known = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        (folder / name).write_text(json.dumps({**known, **code}))
+    monkeypatch.setattr("builtins.input", lambda *said: pytest.fail("asks whether to run the code"))
+    with pytest.raises(UserError):
+        open_part(folder)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_pickled_weights_beside_a_file_of_safetensors_are_not_taken(tmp_path: Path) -> None:
+    folder = small_llava(tmp_path)
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no file named model\.safetensors"):
+        _ = PretrainedModel(folder).model

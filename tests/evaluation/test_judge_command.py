@@ -7,6 +7,7 @@ from event_sets import event_run, write_events
 from judge_server import Reply, judge_server
 from qa_sets import StubEngine, counted_set, records, stub_run
 
+from vidtune.cli.main import main
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
 from vidtune.evaluation.runs.folder import RunFolder
@@ -58,6 +59,28 @@ def test_a_dead_judge_ends_with_one_line_and_its_verdicts_stay(qa, capsys):
         assert vidtune([*words, "--judge-failures", "0"]) == 0
         assert len(server.requests) == reply_before + 47
     capsys.readouterr()
+
+
+EVIL = "a\x1b]0;owned\x07b\x1b[2J\x9bc\rd\nerror: forged\u2028e\u202egpj"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=400, body=json.dumps({"error": {"message": EVIL, "code": EVIL}}).encode()),
+        Reply(status=401, body=json.dumps({"error": {"message": EVIL}}).encode()),
+        Reply(content=f'["""{EVIL.replace(chr(13), "")}"""]'),  # is no verdict
+    ],
+    ids=["refused", "key", "verdict"],
+)
+def test_what_a_judge_sends_is_shown_and_not_obeyed(tmp_path, capsys, reply):
+    run = stub_run(counted_set(tmp_path / "set", 6), tmp_path / "run").run_dir
+    with judge_server(lambda body, earlier: reply) as server, pytest.raises(SystemExit) as left:
+        main(["judge", str(run), "--judge", "chat", "--judge-url", server.url, "--judge-concurrency", "1"])
+    shown = capsys.readouterr()
+    assert left.value.code == 2 and "owned" in shown.err
+    assert not {*"\x1b\x07\x9b\r\u2028\u202e"} & {*shown.out, *shown.err}
+    assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 1
 
 
 def test_a_run_without_any_verdict_is_no_success(qa, capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from vidtune.errors import ForeignFileError
 from vidtune.foreign.documents import (
+    LONGEST_LITERAL,
     JsonError,
     next_json,
     parse_json,
@@ -99,6 +100,11 @@ def test_what_is_no_literal(text):
         parse_literal(text)
 
 
+def test_a_long_literal_is_not_parsed():
+    with pytest.raises(ValueError, match="a literal of 10,000,001 characters"):
+        parse_literal(" " * LONGEST_LITERAL + "1")
+
+
 def test_files_of_json_and_text(tmp_path):
     file = tmp_path / "file.json"
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}')
@@ -117,6 +123,8 @@ def test_files_of_json_and_text(tmp_path):
     with pytest.raises(ForeignFileError, match="4 bytes, more than the 2"):
         file.write_bytes(b"abcd")
         read_text(file, limit=2)
+    with pytest.raises(ForeignFileError, match="4 bytes, more than the 2"):
+        read_json(file, limit=2)
 
 
 def test_a_deep_file_is_refused_at_once():

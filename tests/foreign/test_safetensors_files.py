@@ -73,3 +73,11 @@ def test_a_header_larger_than_the_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"short")
     with pytest.raises(ValueError, match="no safetensors header"):
         opened(tmp_path / "a")
+
+
+def test_a_header_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.write(struct.pack("<Q", MAX_HEADER + 1))
+        file.truncate(2 * MAX_HEADER)
+    with pytest.raises(ValueError, match="no safetensors header"):
+        opened(tmp_path / "sparse")

@@ -165,3 +165,10 @@ def test_pickles_in_a_row_are_read_one_by_one() -> None:
     assert [read_pickle(file, no_name), read_pickle(file, no_name), file.read()] == [[1], "b", b"rest"]
     with pytest.raises(PickleError, match="more than 10"):
         read_pickle(io.BytesIO(pickle.dumps("a" * 20)), no_name, limit=10)
+
+
+def test_a_pickle_in_a_file_asks_for_no_more_bytes_than_there_are(tmp_path: Path) -> None:
+    """A file gives memory for what is asked for before it looks at what there is."""
+    (tmp_path / "long.pkl").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"abc.")
+    with (tmp_path / "long.pkl").open("rb") as file, pytest.raises(ValueError, match="only 4 remain"):
+        read_pickle(file, no_name)

@@ -18,6 +18,8 @@ MERGE_BOMB = "a: &a {k: v}\n" + "".join(
 )
 
 MERGE_CHAIN = "m0: &m0 {x: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *m{n - 1}}}\n" for n in range(1, 500)) + "<<: *m499\n"
+ALIAS_CHAIN = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 120))
+MERGE_WIDE = "a: &a {" + ", ".join(f"k{n}: 1" for n in range(300)) + "}\nb: {<<: [" + "*a, " * 99 + "*a]}\n"
 MERGE_PILE = "m0: &m0 {x: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *m{n - 1}, k{n}: 1}}\n" for n in range(1, 300))
 
 
@@ -119,6 +121,8 @@ def test_an_alias_is_a_copy_so_that_an_override_changes_one_place():
         ("a: " + "[" * 200 + "]" * 200, "more than 100 nested levels"),
         (BOMB, "more than 20,000 values, counting those that aliases and merge keys repeat"),
         (MERGE_CHAIN, "more than 100 nested levels of merge keys"),
+        (ALIAS_CHAIN, "more than 100 nested levels"),
+        (MERGE_WIDE, "more than 20,000 values"),
         (MERGE_PILE, "more than 20,000 values"),
         ("a: !!timestamp x", "x.yaml:1:4: not a valid value: 'x'"),
         ("a: !!bool x", "x.yaml:1:4: not a valid value: 'x'"),

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -182,3 +184,41 @@ def test_a_picture_far_too_large_is_refused_before_its_bytes_are_read(tmp_path: 
     with pytest.raises(MediaError, match="has more than the 1,073,741,824 bytes that an image file may have"):
         read_image(str(path))
     assert image_size(str(path)) is None  # it may be a video
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, probe])
+def test_a_header_that_states_billions_of_pixels_gets_no_memory(read: Callable[[str], object], tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path)
+    whole = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + whole[24:29]
+    path.write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+    with pytest.raises(MediaError, match=r"a\.png: has more pixels than are safe to decode"):
+        read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile a.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\na.ts\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_a_playlist_opens_no_other_file(name: str, text: str, tmp_path: Path, sources: dict[str, Path]) -> None:
+    for suffix in ("mp4", "ts"):
+        shutil.copy(sources[suffix], tmp_path)
+    (tmp_path / name).write_text(text)
+    with av.open(str(tmp_path / name)) as container:
+        assert container.streams.video, "FFmpeg follows it"
+    for read in (probe, lambda path: read_frames(path, [0])):
+        with pytest.raises(MediaError, match="is not a video file of a known format"):
+            read(tmp_path / name)
+
+
+def test_ffmpeg_may_open_files_alone(sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second lock: no format of the list names another place."""
+    given: list[dict[str, str]] = []
+    real = av.open
+    monkeypatch.setattr(av, "open", lambda *words, **named: given.append(named["options"]) or real(*words, **named))
+    probe(sources["mp4"])
+    assert given and all(options["protocol_whitelist"] == "file" for options in given)

@@ -198,3 +198,11 @@ def test_a_stage_without_any_readable_checkpoint_is_not_begun_anew_by_itself(mak
     with pytest.raises(UserError, match=r"\.metadata: .*no checkpoint can be read: delete them to begin") as caught:
         train_stages(recipe, tmp_path / "out", progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_metadata_in_a_link_out_of_the_checkpoint_are_not_read(saver: Saver, tmp_path: Path) -> None:
+    metadata = tmp_path / "checkpoint-1/.metadata"
+    metadata.rename(tmp_path / "elsewhere")
+    metadata.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"\.metadata.*leads out of"):
+        saver.load(tmp_path / "checkpoint-1")
