@@ -1,5 +1,6 @@
 """What reaches the terminal, and Ctrl-C at any moment: one line and exit code 130."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from vidtune import __main__ as module
 from vidtune.cli import main as main_module
 from vidtune.cli.main import main
 from vidtune.cli.terminal.shown_text import shown_text, warn
+from vidtune.machine.files import atomic_file
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.spelling import one_line, visible
 
@@ -66,6 +68,21 @@ def test_a_message_about_a_user_s_own_text_stays_one_line(capsys: pytest.Capture
     ]
     warn(text)
     assert capsys.readouterr().err == f"warning: {one_line(text)}\n"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EMFILE])
+def test_what_the_disk_refuses_is_one_line_with_the_file(
+    number: int, capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(**_: object) -> int:
+        with atomic_file(tmp_path / "out.json") as temporary:
+            temporary.touch()
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(main_module, "app", refused)
+    code, out, err = ended(capsys, "train")
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"error: {tmp_path / 'out.json'}: ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_progress_display_shows_them_too_and_keeps_its_own(capsys: pytest.CaptureFixture[str]):

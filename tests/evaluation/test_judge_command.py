@@ -83,6 +83,15 @@ def test_what_a_judge_sends_is_shown_and_not_obeyed(tmp_path, capsys, reply):
     assert len([line for line in shown.err.splitlines() if line.startswith("error: ")]) == 1
 
 
+def test_a_reason_that_quotes_a_file_stays_in_its_line_of_the_score(tmp_path, capsys):
+    data = counted_set(tmp_path / "set", 6)
+    run = stub_run(data, tmp_path / "run", StubEngine(errors={"clip0": EVIL})).run_dir
+    assert vidtune(["judge", str(run)]) == 0
+    shown = capsys.readouterr()
+    assert "forged" in shown.out and not {*"\x1b\x07\x9b\r\u2028\u202e"} & {*shown.out}
+    assert not [line for line in shown.out.splitlines() if line.startswith("error: ")]
+
+
 def test_a_run_without_any_verdict_is_no_success(qa, capsys):
     said = {"choices": [{"message": {"content": "None"}}]}
     with judge_server(lambda body, earlier: Reply(body=json.dumps(said).encode())) as server:
