@@ -1,6 +1,8 @@
 """``vidtune evaluate`` on a benchmark that metrics score: streams off, stored features, ablations of a recipe."""
 
 import json
+import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ from event_sets import write_events
 from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
+import vidtune.cli.evaluate  # noqa: F401 - its attributes are replaced
 from vidtune.cli.main import run
+from vidtune.cli.options.asking import ModelOptions
+from vidtune.errors import UserError
+from vidtune.evaluation.evaluate import PlannedRun
 
 SHORT = ["--protocol", "generation.max_new_tokens=3", "--workers", "0", "--device", "cpu"]
 RECIPE = """\
@@ -52,6 +58,28 @@ def test_one_run_is_asked_for_by_what_it_goes_without(checkpoint, data, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["world_events-without-video"]
     message = refusal(capsys, checkpoint, [*name, "--without", "adio", *SHORT], tmp_path)
     assert "no stream 'adio'" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "foreign", "decoded", "starts"),
+    [
+        ([], False, True, False),
+        ([], False, False, True),
+        (["--transformers"], False, True, True),
+        ([], True, True, True),
+    ],
+)
+def test_only_a_model_of_vidtune_finds_decoded_files_and_needs_no_worker_process(
+    checkpoint, data, tmp_path, monkeypatch, capsys, options, foreign, decoded, starts
+):
+    prepared: list[str] = []
+    monkeypatch.setattr(sys.modules["vidtune.cli.evaluate"], "prepare", prepared.append)
+    monkeypatch.setattr(PlannedRun, "is_decoded", lambda self: decoded)
+    monkeypatch.setattr(ModelOptions, "open", Mock(side_effect=UserError("enough")))
+    monkeypatch.setattr("vidtune.evaluation.models.opening.is_of_transformers", lambda folder: foreign)
+    name = ["--benchmark", "world_events", "--data", str(data), "--workers", "1"]
+    assert "enough" in refusal(capsys, checkpoint, [*name, *options], tmp_path)
+    assert prepared == (["vidtune.media.worker"] if starts else [])
 
 
 def refusal(capsys, checkpoint, arguments, out):

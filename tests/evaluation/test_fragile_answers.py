@@ -6,10 +6,13 @@ import pytest
 import torch
 from qa_sets import StubEngine, counted_set, records, stub_run
 
+from vidtune.evaluation.judges.base import Judge, Judgement, Usage
+from vidtune.evaluation.ledger import Judging
+from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.evaluation.runs.run_ledger import judged_ledger, ledger_of
 from vidtune.evaluation.scores.score_file import read_score
-from vidtune.evaluation.scores.scoring import score_run
+from vidtune.evaluation.scores.scoring import NothingScoredError, score_run
 from vidtune.generation.decoding import TokenChooser, decode_steps
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.stopping import AnswerInProgress
@@ -77,9 +80,31 @@ def test_margins_are_stored_and_fragile_answers_counted(tmp_path):
     assert [entry.fragile for entry in ledger_of(run).entries].count(True) == 1
     score = score_run(run_dir)
     assert (score.fragile, score.with_margin) == (1, 6)
-    assert "  1 of 6 greedy answers are fragile: rounding alone can change them" in str(score).splitlines()
-    assert "1 fragile: clip0_0" in score.reasons
+    line = "1 of 6 greedy answers are fragile: rounding alone can change them (clip0_0)"
+    assert f"  {line}" in str(score).splitlines() and str(score).count("fragile") == 1
     assert read_score(run_dir, score.judge) == score
+    page = build_report([run_dir], tmp_path / "report.html").read_text()
+    assert f"A: {line}" in page and "1 fragile" not in page
+
+
+class Refusing(Judge):
+    """Judges nothing."""
+
+    name, identity = "refusing", {"kind": "refusing"}
+
+    def judge(self, items, done):
+        for item in items:
+            done(Judgement(item, error="no connection"))
+        return Usage()
+
+
+def test_a_fragile_answer_without_a_verdict_is_no_reason_of_its_own(tmp_path):
+    run_dir = stub_run(counted_set(tmp_path / "set", 3), tmp_path / "run", MarginEngine()).run_dir
+    with pytest.raises(NothingScoredError) as refused:
+        score_run(run_dir, Refusing())
+    assert str(refused.value).endswith("nothing was scored: 3 judge failed: no connection (clip0_0, clip0_1, clip0_2)")
+    [first, *_] = judged_ledger(RunFolder(run_dir), "refusing")[0].entries
+    assert first.fragile and first.unusual == () and replace(first, judging=Judging.JUDGED).unusual == ("fragile",)
 
 
 def test_large_margins_are_stored_as_one_number_and_runs_without_them_say_nothing(tmp_path):

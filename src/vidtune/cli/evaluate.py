@@ -144,7 +144,7 @@ def evaluate(
     runs = questions.runs(folder, reading)
     for run in runs:
         run.require_readable(judging.judge)
-    if processes == 1 and engine.workers and not (folder is not None and all(run.is_decoded() for run in runs)):
+    if processes == 1 and engine.workers and not _finds_decoded(model, folder, runs):
         prepare("vidtune.media.worker")  # beside the loading of torch and the model; it loads torch too
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
     if not follow_launcher() and processes > 1 and _asked_by_all(context.obj, processes):
@@ -161,6 +161,14 @@ def evaluate(
         if place.rank == 0:
             _report(summary, judge, scoring)
     scoring.end()
+
+
+def _finds_decoded(model: ModelOptions, folder: Path | None, runs: "Sequence[PlannedRun]") -> bool:
+    """Whether there may be nothing to decode. Only models of vidtune read what was decoded and kept."""
+    if folder is None or not all(run.is_decoded() for run in runs):
+        return False
+    with uncollected():
+        return not model.is_of_transformers(folder)
 
 
 def _located(checkpoint: str | None, revision: str | None) -> Path | None:

@@ -102,7 +102,9 @@ class Entry:
     @property
     def unusual(self) -> tuple[str, ...]:
         """What is unusual about an answer that counts: its state, and whether it is fragile."""
-        states = [str(state) for state in UNUSUAL if state in (self.asking, self.judging)] if self.counted else []
+        if not self.counted:
+            return ()
+        states = [str(state) for state in UNUSUAL if state in (self.asking, self.judging)]
         return (*states, *(["fragile"] if self.fragile else []))
 
     @property
@@ -137,13 +139,14 @@ class Ledger:
         return f"{self.answered} of {self.planned} questions answered{empty}{notes}"
 
     def reasons(self) -> tuple[str, ...]:
-        """Returns one line per reason why questions do not count: state, number, reason and examples."""
+        """Returns what is unusual about answers, and why questions do not count, see `reason_lines`."""
         return reason_lines(self.entries)
 
 
 def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Returns a line on files of similar names and one on lenient verdicts, one per thing that is unusual about answers
-    that count, then one per state and reason.
+    """Returns a line on files of similar names and one on lenient verdicts, one per unusual state of answers that
+    count, then one per state and reason why questions do not count: number, reason and examples. Fragile answers have
+    a line of the score's own.
 
     The most frequent reason of a state comes first; rare ones share a line.
     """
@@ -155,17 +158,14 @@ def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
     missed = f"(first: {similar[0]}), which the published scripts count as missing" if similar else ""
     lines = [f"{len(similar)} questions under similar names {missed}"] if similar else []
     lines += _lenient_lines([entry for entry in entries if entry.lenient and entry.counted])
-    unusual: dict[str, list[Entry]] = {what: [] for what in (*map(str, UNUSUAL), "fragile")}
-    for entry in entries:
-        for what in entry.unusual:
-            unusual[what].append(entry)
-    lines += [f"{len(found)} {what}: {_examples(found)}" for what, found in unusual.items() if found]
+    unusual = {what: [entry for entry in entries if what in entry.unusual] for what in map(str, UNUSUAL)}
+    lines += [f"{len(found)} {what}: {examples(found)}" for what, found in unusual.items() if found]
     for state in [*Asking, *Judging]:
         reasons = [(reason, found) for (of, reason), found in grouped.items() if of is state]
         reasons.sort(key=lambda one: -len(one[1]))
         rare = [entry for _, found in reasons[REASONS:] for entry in found]
-        lines += [f"{len(found)} {state}: {reason} ({_examples(found)})" for reason, found in reasons[:REASONS]]
-        lines += [f"{len(rare)} {state}: {len(reasons) - REASONS} other reasons ({_examples(rare)})"] if rare else []
+        lines += [f"{len(found)} {state}: {reason} ({examples(found)})" for reason, found in reasons[:REASONS]]
+        lines += [f"{len(rare)} {state}: {len(reasons) - REASONS} other reasons ({examples(rare)})"] if rare else []
     return tuple(lines)
 
 
@@ -175,10 +175,11 @@ def _lenient_lines(entries: Sequence[Entry]) -> list[str]:
         return []
     counts = Counter(what for entry in entries for what in entry.lenient)
     overlooked = ", ".join(f"{what} {count}" for what, count in counts.most_common())
-    return [f"{len(entries)} verdicts read leniently: {overlooked} ({_examples(entries)})"]
+    return [f"{len(entries)} verdicts read leniently: {overlooked} ({examples(entries)})"]
 
 
-def _examples(entries: Sequence[Entry]) -> str:
+def examples(entries: Sequence[Entry]) -> str:
+    """Returns the ids of the first of these questions, at least one, with what was found in the first case."""
     first, *others = entries[:EXAMPLES]
     shown = [first.id if first.detail is None else f"{first.id}: {first.detail}", *(entry.id for entry in others)]
     return ", ".join([*shown, "..."] if len(entries) > EXAMPLES else shown)

@@ -10,6 +10,7 @@ from judge_server import Reply, judge_server
 from qa_sets import counted_set, records, stub_run
 
 from vidtune.cli.main import run as vidtune
+from vidtune.evaluation.judges.base import is_name_of
 from vidtune.evaluation.judges.limits import Prices
 from vidtune.evaluation.judges.prices.table import prices_of
 from vidtune.evaluation.scores.judge_agreement import _point_kappa
@@ -103,6 +104,13 @@ def test_replies_that_only_a_lenient_reader_understands_are_said_with_how_to_rea
         assert "(--judge-failures allows more; --replies lenient reads more)" in capsys.readouterr().err
         assert vidtune([*words(run_of_12, server), "--replies", "lenient"]) == 0
     assert "12 of 12 right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("body", [b"<html>oops</html>", b'{"error": "busy"}', b'{"choices": [{"message": {}}]}'])
+def test_a_lenient_reader_is_not_named_where_no_reply_came(run_of_12, capsys, body):
+    with judge_server(lambda asked, earlier: Reply(body=body)) as server:
+        assert vidtune([*words(run_of_12, server), "--judge-failures", "2"]) == 2
+    assert "(--judge-failures allows more)" in capsys.readouterr().err
 
 
 def test_an_endpoint_that_only_streams_is_asked_once_about_each_answer_and_said_in_one_line(run_of_12, capsys):
@@ -207,6 +215,57 @@ def test_a_judge_is_found_without_the_hash_in_its_name(run_of_12, capsys):
     capsys.readouterr()
     assert vidtune(["compare", str(run_of_12), "--judges", "rules", "chat"]) == 0
     assert f"judges A rules-v1 and B {next((run_of_12 / 'scores').glob('chat-*')).stem}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "judge", "meant"),
+    [
+        ("rules", "rules-v1", True),
+        ("llama", "llama-a1b2c3", True),
+        ("llama", "llama-a1b2c3-lenient", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("llama", "llama-3-70b-a1b2c3", False),
+        ("llama", "llama-a1b2c3d", False),
+        ("l.ama", "llama-a1b2c3", False),
+    ],
+)
+def test_only_the_hash_or_the_version_of_a_judge_may_be_left_out(name, judge, meant):
+    assert is_name_of(name, judge) is meant
+
+
+def test_another_model_whose_name_begins_alike_is_another_judge(run_of_12, capsys):
+    assert vidtune(["judge", str(run_of_12)]) == 0
+    for folder, kind in (("scores", "json"), ("judgements", "jsonl")):
+        stored = run_of_12 / folder / f"rules-v1.{kind}"
+        (run_of_12 / folder / f"gpt-4o-mini.{kind}").write_bytes(stored.read_bytes())
+    assert vidtune(["compare", str(run_of_12), "--judges", "gpt-4o", "rules-v1"]) == 2
+    assert "no score by 'gpt-4o' (there: gpt-4o-mini, rules-v1)" in capsys.readouterr().err
+
+
+def test_the_page_says_why_judges_are_not_compared(run_of_12):
+    assert vidtune(["judge", str(run_of_12)]) == 0
+    with judge_server(lambda body, earlier: Reply()) as server:
+        assert vidtune(words(run_of_12, server)) == 0
+    path = next((run_of_12 / "scores").glob("chat-*"))
+    score = json.loads(path.read_text())
+    del score["answers"]  # as earlier versions stored it: the verdicts are not read to see whether it is of now
+    path.write_text(json.dumps(score))
+    verdicts = run_of_12 / "judgements" / f"{path.stem}.jsonl"
+    verdicts.write_text("{broken\n" + verdicts.read_text())
+    page = run_of_12.parent / "report.html"
+    assert vidtune(["report", str(run_of_12), "--judge", "rules-v1", "--out", str(page)]) == 0
+    assert f"judges are not compared: {verdicts}: line 1, column 2: not valid JSON" in page.read_text()
+
+
+def test_judges_with_no_answer_in_common_are_passed_over_on_the_page(run_of_12):
+    halves = (lambda n: n < 6), (lambda n: n >= 6)
+    for half in halves:
+        with judge_server(lambda body, earlier, half=half: Reply() if half(number_of(body)) else ODD[0]) as server:
+            assert vidtune(words(run_of_12, server)) == 0
+    page = run_of_12.parent / "report.html"
+    assert vidtune(["report", str(run_of_12), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "Two judges of the same answers" not in text and "judges are not compared" not in text
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,15 @@ class ModelOptions(CheckpointOptions):
         typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),
     ] = False
 
+    def is_of_transformers(self, folder: Path) -> bool:
+        """Whether a model of transformers answers, not one of vidtune's own. It loads torch, unless options say it."""
+        from vidtune.evaluation.models.opening import is_of_transformers
+
+        completed = self.system or self.model_base or self.tower or self.tokenizer
+        if self.transformers and completed:
+            raise UserError("--transformers: takes a whole model; leave out what completes one")
+        return self.transformers or (not completed and is_of_transformers(folder))
+
     def open(self, folder: Path, place: "ProcessPlace") -> "EvaluatedModel":
         """Load the checkpoint on the device of this process, and print its warnings.
 
@@ -59,7 +68,7 @@ class ModelOptions(CheckpointOptions):
         """
         from vidtune.checkpoints.placement.place import Placement
         from vidtune.evaluation.checkpoint import open_checkpoint
-        from vidtune.evaluation.models.opening import answering_model, is_of_transformers
+        from vidtune.evaluation.models.opening import answering_model
         from vidtune.evaluation.models.pretrained import PretrainedModel
         from vidtune.machine.devices import pick_devices, pick_dtype
         from vidtune.machine.ranks.place import own_device
@@ -69,10 +78,7 @@ class ModelOptions(CheckpointOptions):
         device = own_device(place, self.device)
         placed = {part: pick_devices(name) for part, name in assignments(self.place, "--place").items()}
         placement = Placement(device, self.quantize, placed)  # type: ignore[arg-type]
-        completed = self.system or self.model_base or towers or self.tokenizer
-        if self.transformers and completed:
-            raise UserError("--transformers: takes a whole model; leave out what completes one")
-        if self.transformers or (not completed and is_of_transformers(folder)):
+        if self.is_of_transformers(folder):
             if self.quantize or placed:
                 raise UserError("--quantize and --place: are for models of vidtune's systems, which this is not")
             return PretrainedModel(folder, device, self.dtype)

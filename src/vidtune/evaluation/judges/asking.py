@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
 from vidtune.evaluation.judges.bodies import Body, read_body, shortened
-from vidtune.evaluation.judges.failures import UNREADABLE, Failure, OddResponse, explain
+from vidtune.evaluation.judges.failures import Failure, OddResponse, explain
 from vidtune.evaluation.judges.limits import Limits, Prices
 from vidtune.evaluation.judges.pace import Pace, no_usage
 from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN, JudgePrompt, prompt_of
@@ -175,13 +175,14 @@ class Round:
                     return  # those under way are waited for
                 with self.pace.sending() as request:
                     judgement, failed = await self._judgement(client, key, items[0], attempt, unread)
-                unread += failed is not None and judgement.reply is not None
+                unreadable = failed is not None and judgement.reply is not None
+                unread += unreadable
                 failure = failed or _without_verdict(judgement.value, prompt.form)
                 if failure is None:
                     self.streaks.usable()
                 elif self.streaks.failed(failure, items[0], request):
                     self._report(items, judgement)
-                    raise self._stopped(failure)
+                    raise self._stopped(failure, unreadable)
                 last = attempt == self.limits.attempts or prompt.gives_up(unread)
                 if failed is None or not failed.repeat or last:
                     self._report(items, judgement)
@@ -231,14 +232,15 @@ class Round:
         if self.cache is not None:
             self.cache.append({"key": key, "model": self.endpoint.model, what: text})
 
-    def _stopped(self, failure: Failure) -> JudgingStoppedError:
+    def _stopped(self, failure: Failure, unreadable: bool) -> JudgingStoppedError:
+        """The error that ends the judging; ``unreadable``: the judge's last reply came, and cannot be read."""
         which = "last" if self.streaks.proven else "first"
         what = "failed" if failure.repeat else "were refused" if failure.kind.startswith("HTTP") else "gave no verdict"
-        unread = failure.kind == UNREADABLE and not self.endpoint.lenient
+        hint = "; --replies lenient reads more" if unreadable and not self.endpoint.lenient else ""
         return JudgingStoppedError(
             f"judge {self.endpoint.judge} at {self.endpoint.shown_url}: the {which} {self.limits.failures} requests "
             f"{what}: {failure.reason}; what is judged is kept: mend the endpoint and judge again "
-            f"(--judge-failures allows more{'; --replies lenient reads more' if unread else ''})"
+            f"(--judge-failures allows more{hint})"
         )
 
 

@@ -9,6 +9,16 @@ from typing import Any
 from vidtune.errors import UserError
 
 DEFAULT_JUDGE = "rules-v1"
+LENIENT_ENDING = "-lenient"
+"""Ends the name of a judge that reads replies leniently."""
+HASH_LETTERS = 6
+"""Hexadecimal digits of the hash of its settings, which a judge's name ends with where they are not the published."""
+_ENDING = re.compile(rf"-([0-9a-f]{{{HASH_LETTERS}}}({LENIENT_ENDING})?|v\d+)")
+
+
+def is_name_of(name: str, judge: str) -> bool:
+    """Whether a judge's name is this one with the hash of its settings, or with its version, behind it."""
+    return judge.startswith(name) and _ENDING.fullmatch(judge, len(name)) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ from vidtune.evaluation.judges.bodies import error_words, shortened
 from vidtune.evaluation.judges.replies import UnparsableReply
 
 LONGEST_MESSAGE = 200
-UNREADABLE = "unreadable"
-"""Kind of the failures whose reply, or response, came and cannot be read."""
 _FATAL_CODES = ("insufficient_quota", "model_not_found", "invalid_api_key")
 _NO_SUCH_MODEL = re.compile(
     r"\bmodel\b.{0,80}\b(not found|does not exist|doesn't exist|not exist|is unknown)"
@@ -65,7 +63,7 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
         said = said_without(key, f"unreadable reply: {error}")
         return Failure(said, "odd response", endpoint=False, repeat=False, counts=False)
     if isinstance(error, UnparsableReply):
-        return Failure(said_without(key, f"unreadable reply: {error}"), UNREADABLE, endpoint=False)
+        return Failure(said_without(key, f"unreadable reply: {error}"), "unreadable", endpoint=False)
     if isinstance(error, UnicodeEncodeError):
         # The texts of items and the key are looked at before: what is left is in every request.
         return Failure(f"the request cannot be sent ({error})", "not sent", repeat=False, fatal=True)
@@ -76,7 +74,7 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
     if isinstance(error, openai.APIStatusError):
         return _explain_status(error, key)
     if isinstance(error, (openai.APIError, ValueError)):
-        return Failure(f"unreadable response ({type(error).__name__})", UNREADABLE)
+        return Failure(f"unreadable response ({type(error).__name__})", "unreadable")
     raise error
 
 

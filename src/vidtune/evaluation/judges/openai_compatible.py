@@ -15,6 +15,8 @@ from vidtune.errors import UserError
 from vidtune.evaluation.judges.address import OPENAI_URL, api_address, api_key, is_model_name, key_variable, shown
 from vidtune.evaluation.judges.asking import AskedJudge, Round, run_to_end
 from vidtune.evaluation.judges.base import (
+    HASH_LETTERS,
+    LENIENT_ENDING,
     ExpectedUsage,
     Judge,
     JudgeItem,
@@ -93,7 +95,7 @@ class OpenAICompatibleJudge(Judge):
             "prompt": prompt.name,
             "parameters": self.parameters,
         }
-        name = name or self._default_name() + ("-lenient" if replies == LENIENT else "")
+        name = name or self._default_name() + (LENIENT_ENDING if replies == LENIENT else "")
         self.lenient = replies == LENIENT
         if self.lenient:
             self.identity["replies"] = replies
@@ -107,7 +109,8 @@ class OpenAICompatibleJudge(Judge):
         published = {"base_url": OPENAI_URL, "prompt": VIDEO_QA.name, "parameters": {}}
         if all(self.identity[key] == value for key, value in published.items()) and readable == self.model:
             return readable
-        return f"{readable.strip('-._')}-{hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:6]}"
+        settings = hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:HASH_LETTERS]
+        return f"{readable.strip('-._')}-{settings}"
 
     def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
         """Returns requests and tokens if no request is repeated; four characters count as a token."""

@@ -24,7 +24,7 @@ from vidtune.evaluation.scores.agreement_lines import kappa_text, said_text
 from vidtune.evaluation.scores.comparison import test_set_of
 from vidtune.evaluation.scores.comparison_lines import shortened
 from vidtune.evaluation.scores.score import METRICS
-from vidtune.evaluation.scores.score_lines import answers_text, counts_text
+from vidtune.evaluation.scores.score_lines import answers_text, counts_text, fragile_text
 from vidtune.machine.files import write_text_atomically
 
 TEMPLATE, STYLE, SCRIPT = "report.html", "report.css", "report.js"
@@ -101,6 +101,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         counts=counts_text,
+        fragile_text=fragile_text,
         among=answers_text,
         counted=counted,
         kappa=kappa_text,

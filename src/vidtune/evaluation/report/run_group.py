@@ -14,7 +14,7 @@ from vidtune.evaluation.report.samples import Limits, Samples, samples_of
 from vidtune.evaluation.report.shown import Shown
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, StoredRun, common_judge, compare_stored
-from vidtune.evaluation.scores.judge_agreement import JudgeAgreement, compare_judges
+from vidtune.evaluation.scores.judge_agreement import JudgeAgreement, NothingInCommonError, compare_judges
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.registry import BENCHMARKS
@@ -36,6 +36,7 @@ class RunGroup:
         comparisons: (number of the first run, of the second, their comparison).
         types: question types of ``main_scores``.
         problems: (label, question id, reason) of questions without an answer, or whose answer has no verdict.
+        not_compared: (label, reason) of judges that should be compared and cannot be.
         agreements: (label, agreement of the judge with another one that has judged the run).
         published: published scores on the test set, each with what the first run does differently.
     """
@@ -53,6 +54,7 @@ class RunGroup:
     curves: tuple[Curve, ...]
     types: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
+    not_compared: tuple[tuple[str, str], ...]
     agreements: tuple[tuple[str, JudgeAgreement], ...]
     published: tuple[tuple[PublishedScore, tuple[str, ...]], ...]
     samples: Samples
@@ -108,6 +110,7 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
     shown |= {metric.name: Shown.of(metric) for one in stored for metric in one.source.metrics}
     main = _headline(scores, metrics)
     bars, curves = _plots(stored, scores, main, shown)
+    agreements, not_compared = _agreements(mine, names, judge)
     return RunGroup(
         title=BENCHMARKS[name].title if name in BENCHMARKS else name,
         judge=judge,
@@ -122,7 +125,8 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
         curves=curves,
         types=_types(scores),
         problems=tuple(_problems(names, outcomes)),
-        agreements=tuple(_agreements(mine, names, judge)),
+        not_compared=not_compared,
+        agreements=agreements,
         published=tuple(
             (one, tuple(differs_from(one, mine[0], scores[0])))
             for one in published_beside(mine[0])
@@ -195,15 +199,21 @@ def _comparisons(stored: Sequence[StoredRun]) -> Iterator[tuple[int, int, Compar
         yield first, second, compare_stored(stored[first], stored[second])
 
 
-def _agreements(runs: Sequence[RunFolder], labels: Sequence[str], judge: str) -> Iterator[tuple[str, JudgeAgreement]]:
-    """Compares the judge with every other one of each run, where both have judged an answer."""
+def _agreements(
+    runs: Sequence[RunFolder], labels: Sequence[str], judge: str
+) -> tuple[tuple[tuple[str, JudgeAgreement], ...], tuple[tuple[str, str], ...]]:
+    """Compares the judge with every other one of each run, where both have judged an answer; then what cannot be."""
+    found, problems = [], []
     for run, label in zip(runs, labels, strict=True):
         for other in run.judges():
             if METRICS not in (judge, other) and other != judge:
                 try:
-                    yield label, compare_judges(run.path, judge, other)
-                except UserError:  # they have no answer in common
+                    found.append((label, compare_judges(run.path, judge, other)))
+                except NothingInCommonError:
                     continue
+                except UserError as error:
+                    problems.append((label, str(error)))
+    return tuple(found), tuple(problems)
 
 
 def is_reduced(run: RunFolder) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import is_name_of
 from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
@@ -27,6 +28,10 @@ from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, of_sums
 
 VERDICTS = ("right", "wrong", "unclear")
 KAPPA_BOUNDS = (-1.0, 1.0)
+
+
+class NothingInCommonError(UserError):
+    """Two judges of a run, without an answer that both have a verdict on."""
 
 
 class Kappa(BaseModel):
@@ -115,11 +120,13 @@ def compare_judges(run_dir: Path, first: str, second: str, draws: int = 0) -> Ju
     """Compare the stored verdicts of two judges on the answers of one run.
 
     Args:
-        first, second: names of judges as the run has them, or without the hash behind "-" where one judge has it.
+        first, second: names of judges as the run has them, or without the hash or version at their end where that
+            names one judge.
         draws: number of draws of the bootstrap of the differences; 0: none.
 
     Raises:
-        UserError: metrics score the run, one judge has not judged it, both are one, or no answer has both verdicts.
+        NothingInCommonError: no answer has both verdicts.
+        UserError: metrics score the run, one judge has not judged it or its verdicts cannot be read, or both are one.
     """
     run = RunFolder(run_dir)
     first, second = _judge_called(run, first), _judge_called(run, second)
@@ -131,7 +138,7 @@ def compare_judges(run_dir: Path, first: str, second: str, draws: int = 0) -> Ju
     pairs = [_Both(*pair) for pair in zip(source.stored(), other.stored(), strict=True)]
     both = [pair for pair in pairs if pair.first.entry.counted and pair.second.entry.counted]
     if not both:
-        raise UserError(f"{run.path}: no answer has a verdict by {first!r} and one by {second!r}")
+        raise NothingInCommonError(f"{run.path}: no answer has a verdict by {first!r} and one by {second!r}")
     said = [pair for pair in both if all(verdict in VERDICTS for verdict in pair.verdicts)]
     scored = [pair for pair in both if None not in pair.points]
     outcomes = [(pair.first, pair.second) for pair in both]
@@ -157,8 +164,8 @@ def compare_judges(run_dir: Path, first: str, second: str, draws: int = 0) -> Ju
 def _judge_called(run: RunFolder, name: str) -> str:
     """The name of the judge that is meant; the given one where none, or more than one, is."""
     known = run.judges()
-    begun = [one for one in known if one.startswith(f"{name}-")]
-    return begun[0] if name not in known and len(begun) == 1 else name
+    meant = [one for one in known if is_name_of(name, one)]
+    return meant[0] if name not in known and len(meant) == 1 else name
 
 
 def _kappa(rows: np.ndarray, kappa: Callable[[np.ndarray], np.ndarray], pairs: Sequence[_Both]) -> Kappa:

@@ -122,8 +122,9 @@ class Score(BaseModel):
         duplicates: number of answers that are in no official value because their id is answered again later: published
             scripts judge an id once. In the strict values every question counts.
         reasons: why questions do not count, one line per state and reason, with examples; before them a line if a
-            limit leaves out a part of the test set, one if several versions of the software answered, and one on
-            replies that were read leniently.
+            limit leaves out a part of the test set, one if several versions of the software answered, and those on
+            answers that count and are unusual, see `ledger.reason_lines`.
+        fragile_examples: ids of the first fragile answers.
         answers: digest of the answers and verdicts that it was computed from; None: a score of an earlier version.
         left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
         overall: over all questions; None when each question type has metrics of its own.
@@ -144,6 +145,7 @@ class Score(BaseModel):
     unanswered: int = 0
     duplicates: int = 0
     reasons: tuple[str, ...] = ()
+    fragile_examples: str = ""
     answers: str | None = None
     left_out: dict[str, str] = {}
     overall: ScoreGroup | None

@@ -119,7 +119,7 @@ def score_of(record: Mapping[str, Any]) -> Score:
     """The score that a stored JSON object holds."""
     common = {name: record[name] for name in ("benchmark", "blind", "protocol_hash", "checkpoint", "system")}
     common |= {"without": record.get("without", ()), "answers": record.get("answers")}
-    common |= {name: record[name] for name in ("intervals", "reasons") if name in record}
+    common |= {name: record[name] for name in ("intervals", "reasons", "fragile_examples") if name in record}
     if "tasks" in record:
         groups = tuple(_task_of(task) for task in record["tasks"])
         overall = _task_of(record["overall"]) if "overall" in record else None
@@ -145,7 +145,8 @@ def score_of(record: Mapping[str, Any]) -> Score:
 
 
 def _reasons(score: Score) -> dict[str, Any]:
-    return {"reasons": list(score.reasons)} if score.reasons else {}
+    fragile = {"fragile_examples": score.fragile_examples} if score.fragile_examples else {}
+    return ({"reasons": list(score.reasons)} if score.reasons else {}) | fragile
 
 
 def _with_unanswered(record: Mapping[str, Any]) -> Mapping[str, Any]:

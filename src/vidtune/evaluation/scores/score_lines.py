@@ -23,7 +23,7 @@ def score_lines(score: "Score") -> Iterator[str]:
         name = next(value.name for value in score.overall.values if value.reason)
         yield f"  no {name}: {score.overall.reason}"
     if score.fragile:
-        yield f"  {score.fragile} of {score.with_margin} greedy answers are fragile: rounding alone can change them"
+        yield f"  {fragile_text(score)}"
     yield from (f"  {line}" for line in score.reasons)
     for reason, names in _by_reason(score).items():
         yield f"  left out: {', '.join(names)}: {reason}"
@@ -97,6 +97,12 @@ def answers_text(group: "ScoreGroup") -> str:
     """Answers with something unusual, by what is the matter; for example ``1 empty, 2 neither yes nor no``."""
     notes: dict[str, int] = {"empty": group.empty, Judging.NO_VERDICT: group.unclear, Judging.UNREAD: group.unread}
     return _counts(notes | {"under similar names": group.similar, "judged by a reply read leniently": group.lenient})
+
+
+def fragile_text(score: "Score") -> str:
+    """The number of fragile answers, and the first of them; a score of an earlier version does not name them."""
+    first = f" ({score.fragile_examples})" if score.fragile_examples else ""
+    return f"{score.fragile} of {score.with_margin} greedy answers are fragile: rounding alone can change them{first}"
 
 
 def _type_lines(group: "ScoreGroup") -> Iterator[str]:

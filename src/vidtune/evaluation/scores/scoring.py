@@ -12,7 +12,7 @@ from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.benchmarks.own.finding import is_known, stored_benchmark
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
-from vidtune.evaluation.ledger import Asking, Judging, reason_lines
+from vidtune.evaluation.ledger import Asking, Judging, examples, reason_lines
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.run_ledger import answers_digest, require_asked
@@ -92,6 +92,7 @@ def _score(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
     require_asked(run, entries)
     if collected.stopped is not None and not any(entry.counted for entry in entries):
         raise collected.stopped
+    fragile = [entry for entry in entries if entry.fragile]
     groups = [_group(kind, source, collected) for kind in _types(source.metrics, collected.outcomes)]
     whole = any(metric.type is None for metric in source.metrics)
     protocol = run.info.protocol
@@ -107,6 +108,7 @@ def _score(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
         unanswered=sum(entry.asking is Asking.NOT_ASKED for entry in entries),
         duplicates=sum(outcome.entry.repeated and not outcome.official for outcome in collected.outcomes),
         reasons=(*filter(None, [run.info.part, run.info.mixture]), *reason_lines(entries)),
+        fragile_examples=examples(fragile) if fragile else "",
         answers=answers_digest(run, None if source.name == METRICS else source.name),
         left_out=dict(collected.left_out),
         overall=_group(None, source, collected) if whole else None,
