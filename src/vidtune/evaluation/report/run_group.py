@@ -203,7 +203,8 @@ def _agreements(
     runs: Sequence[RunFolder], labels: Sequence[str], judge: str
 ) -> tuple[tuple[tuple[str, JudgeAgreement], ...], tuple[tuple[str, str], ...]]:
     """Compares the judge with every other one of each run, where both have judged an answer; then what cannot be."""
-    found, problems = [], []
+    found: list[tuple[str, JudgeAgreement]] = []
+    problems: list[tuple[str, str]] = []
     for run, label in zip(runs, labels, strict=True):
         for other in run.judges():
             if METRICS not in (judge, other) and other != judge:
