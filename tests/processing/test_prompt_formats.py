@@ -57,6 +57,13 @@ def test_a_tokenizer_without_end_token_is_refused_where_the_format_needs_one() -
     assert run(chatml("c"), tokenizer("<|im_start|>", "<|im_end|>")).masked is None
 
 
+def test_a_tokenizer_without_end_token_is_named() -> None:
+    tokens = tokenizer()
+    tokens.name_or_path = "runs/mine/tokenizer"
+    with pytest.raises(UserError, match=r"the tokenizer runs/mine/tokenizer has none; set eos_token"):
+        run(ROLES, tokens)
+
+
 def test_special_tokens_that_the_tokenizer_lacks_are_not_spelled_out() -> None:
     with pytest.raises(UserError, match=r"'<\|im_start\|>' is a part of the prompt format but no token"):
         run(chatml("c"), tokenizer())

@@ -216,7 +216,7 @@ class ChunkTokenizer:
         """
         if prompt not in self._fitted:
             self.ids_of(prompt.special)
-            self._fitted[prompt] = prompt.with_eos(self.tokenizer.eos_token)
+            self._fitted[prompt] = prompt.with_eos(self.tokenizer.eos_token, self.tokenizer.name_or_path)
         return self._fitted[prompt]
 
     @cached_property

@@ -298,8 +298,12 @@ class PromptFormat:
         assert self.cut is not None
         return self.cut.shortened(text, supervised, self.assistant.end, turns, fits)
 
-    def with_eos(self, eos: str | None) -> "PromptFormat":
+    def with_eos(self, eos: str | None, tokenizer: str = "") -> "PromptFormat":
         """The format with the end token of a tokenizer in the place of ``{eos}``.
+
+        Args:
+            eos: the end token; None: it has none.
+            tokenizer: folder or name of the tokenizer, for the message.
 
         Raises:
             UserError: the format needs an end token and the tokenizer has none.
@@ -308,9 +312,10 @@ class PromptFormat:
             return cast(PromptFormat, _filled(self, eos))
         if EOS not in repr(self):
             return self
+        named = f"the tokenizer {tokenizer}".rstrip()
         raise UserError(
-            f"prompt format '{self.name}' ends answers with the tokenizer's end token, but the tokenizer has none; set "
-            "its eos_token, or use another prompt format"
+            f"prompt format '{self.name}' ends answers with the tokenizer's end token, but {named} has none; set "
+            "eos_token in its tokenizer_config.json, or use another prompt format"
         )
 
 
